@@ -1,0 +1,153 @@
+"""Native actions to flat rows of W numbers and back, for every Gymnasium action space.
+
+| space | row |
+|---|---|
+| `Discrete(n, start)` | `[choice]`, as the environment counts it |
+| `Box` | its numbers, flattened |
+| `MultiDiscrete`, `MultiBinary` | its integers, flattened |
+| `Text` | UTF-8 bytes, padded with -1 to four bytes a character |
+| `Tuple`, `Dict` | the rows of the children, one after another |
+
+Rows are float64, which holds every float32, every integer below 2^53 and every byte exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from ..errors import ActionError
+from ..spec import ActionSpec
+
+
+def action_spec(space: gym.Space) -> ActionSpec:
+    """Describe an action space; raises `ActionError` for a space that has no row form."""
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec("discrete", n=int(space.n), start=int(space.start))
+    if isinstance(space, spaces.Box):
+        low, high = (tuple(float(x) for x in np.ravel(b)) for b in (space.low, space.high))
+        return ActionSpec("box", shape=space.shape, low=low, high=high, dtype=str(space.dtype))
+    if isinstance(space, spaces.MultiDiscrete):
+        if np.any(space.start != 0):
+            raise ActionError("MultiDiscrete with a start other than 0 is not supported; shift it in a wrapper.")
+        return ActionSpec(
+            "multi_discrete", shape=space.nvec.shape, nvec=tuple(int(n) for n in space.nvec.ravel()), dtype=str(space.dtype)
+        )
+    if isinstance(space, spaces.MultiBinary):
+        return ActionSpec("multi_binary", shape=space.shape)
+    if isinstance(space, spaces.Text):
+        return ActionSpec("text", n=4 * space.max_length, charset=space.characters)
+    if isinstance(space, spaces.Tuple):
+        return ActionSpec("tuple", children=tuple(action_spec(s) for s in space.spaces))
+    if isinstance(space, spaces.Dict):
+        items = list(space.spaces.items())
+        return ActionSpec(
+            "dict", keys=tuple(k for k, _ in items), children=tuple(action_spec(s) for _, s in items)
+        )
+    raise ActionError(
+        f"no row form for a {type(space).__name__} action space. Supported: Discrete, Box, MultiDiscrete, MultiBinary, "
+        "Text, and Tuple or Dict of these. Convert it in a gymnasium.ActionWrapper."
+    )
+
+
+def action_space(spec: ActionSpec) -> gym.Space:
+    """Build the Gymnasium space that `spec` describes."""
+    if spec.kind == "discrete":
+        return spaces.Discrete(spec.n, start=spec.start)
+    if spec.kind == "box":
+        dtype = np.dtype(spec.dtype or "float32")
+        low, high = (np.array(b, dtype).reshape(spec.shape) for b in (spec.low, spec.high))
+        return spaces.Box(low, high, dtype=dtype.type)
+    if spec.kind == "multi_discrete":
+        return spaces.MultiDiscrete(np.array(spec.nvec).reshape(spec.shape), dtype=np.dtype(spec.dtype or "int64").type)
+    if spec.kind == "multi_binary":
+        return spaces.MultiBinary(spec.shape)
+    if spec.kind == "text":
+        return spaces.Text(spec.n // 4, min_length=0, charset=spec.charset or frozenset(map(chr, range(32, 127))))
+    children = [action_space(c) for c in spec.children]
+    return spaces.Tuple(children) if spec.kind == "tuple" else spaces.Dict(dict(zip(spec.keys, children)))
+
+
+def width(spec: ActionSpec) -> int:
+    """W: how many numbers one action has as a row."""
+    if spec.kind == "discrete":
+        return 1
+    if spec.kind == "text":
+        return spec.n
+    if spec.kind in ("tuple", "dict"):
+        return sum(width(c) for c in spec.children)
+    return int(np.prod(spec.shape, dtype=np.int64))
+
+
+def encode(spec: ActionSpec, action: Any) -> np.ndarray:
+    """Turn one native action into a row, float64 `(W,)`; raises `ActionError` when it does not fit."""
+    row = _encode(spec, action)
+    if row.shape != (width(spec),):
+        raise ActionError(f"action has {row.size} numbers, but this space needs {width(spec)}: {describe(spec)}.")
+    if spec.kind != "text" and not np.isfinite(row).all():
+        raise ActionError(f"action {action!r} is not finite; this space is {describe(spec)}.")
+    return row
+
+
+def _encode(spec: ActionSpec, action: Any) -> np.ndarray:
+    try:
+        if spec.kind == "text":
+            raw = np.frombuffer(str(action).encode("utf-8"), np.uint8)
+            if len(raw) > spec.n:
+                raise ActionError(f"text has {len(raw)} bytes; at most {spec.n} fit. Shorten it.")
+            return np.concatenate([raw.astype(np.float64), np.full(spec.n - len(raw), -1.0)])
+        if spec.kind == "tuple":
+            if len(action) != len(spec.children):
+                raise ActionError(f"action has {len(action)} parts; expected {len(spec.children)}: {describe(spec)}.")
+            return np.concatenate([_encode(c, a) for c, a in zip(spec.children, action)])
+        if spec.kind == "dict":
+            if set(action) != set(spec.keys):
+                raise ActionError(f"action has the keys {sorted(action)}; expected {sorted(spec.keys)}.")
+            return np.concatenate([_encode(c, action[k]) for k, c in zip(spec.keys, spec.children)])
+        row = np.asarray(action, np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        raise ActionError(f"action {action!r} does not fit {describe(spec)}.") from error
+    if spec.kind == "discrete" and row.size == 1 and not spec.start <= row[0] < spec.start + spec.n:
+        raise ActionError(f"action {action!r} is not among the choices {spec.start}..{spec.start + spec.n - 1}.")
+    if spec.kind == "multi_discrete" and row.size == len(spec.nvec) and not ((row >= 0) & (row < spec.nvec)).all():
+        raise ActionError(f"action {action!r} is out of range; each number must lie below {spec.nvec}.")
+    return row
+
+
+def decode(spec: ActionSpec, row: np.ndarray) -> Any:
+    """Turn a row back into the native action, of the type the environment expects."""
+    row = np.asarray(row, np.float64)
+    if row.shape != (width(spec),):
+        raise ActionError(f"row has shape {row.shape}; expected ({width(spec)},) for {describe(spec)}.")
+    return _decode(spec, row)
+
+
+def _decode(spec: ActionSpec, row: np.ndarray) -> Any:
+    if spec.kind == "discrete":
+        return np.int64(row[0])
+    if spec.kind == "box":
+        return row.astype(spec.dtype or np.float32).reshape(spec.shape)
+    if spec.kind == "multi_discrete":
+        return row.astype(spec.dtype or np.int64).reshape(spec.shape)
+    if spec.kind == "multi_binary":
+        return row.astype(np.int8).reshape(spec.shape)
+    if spec.kind == "text":
+        return bytes(row[row >= 0].astype(np.uint8)).decode("utf-8", errors="replace")
+    ends = np.cumsum([width(c) for c in spec.children])
+    parts = [_decode(c, r) for c, r in zip(spec.children, np.split(row, ends[:-1]))]
+    return tuple(parts) if spec.kind == "tuple" else dict(zip(spec.keys, parts))
+
+
+def describe(spec: ActionSpec) -> str:
+    """Say in a few words what actions look like, for messages."""
+    if spec.kind == "discrete":
+        return f"Discrete({spec.n})" if spec.start == 0 else f"Discrete({spec.n}, start={spec.start})"
+    if spec.kind == "text":
+        return f"Text(at most {spec.n // 4} characters)"
+    if spec.kind in ("tuple", "dict"):
+        inner = ", ".join(describe(c) for c in spec.children)
+        return f"{spec.kind.capitalize()}({inner})"
+    return f"{''.join(w.capitalize() for w in spec.kind.split('_'))}{tuple(spec.shape)}"

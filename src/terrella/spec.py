@@ -1,0 +1,99 @@
+"""What one observation and one action look like, and the shape letters used everywhere.
+
+    B batch   T frames   N tokens a frame   Z channels a token   D width   H heads
+    W numbers in one flat action   C h w image   K denoising steps   L layers
+
+Images are uint8 `h w C` at the door (as Gymnasium has them); channel order changes only inside a tokenizer.
+Actions are flat rows of W numbers at rest and in batches: `terrella.data.actions` turns native actions into rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import SpecError
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One named part of an observation.
+
+    `image`: uint8 `(h, w, C)`. `vector`: float32 `(F,)`, any other shape flattened. `text`: one string, recorded but
+    not modelled. `low` and `high` bound vectors where the environment declares finite bounds.
+    """
+
+    kind: Literal["image", "vector", "text"]
+    shape: tuple[int, ...] = ()
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "image" and len(self.shape) != 3:
+            raise SpecError(f"an image stream has shape (h, w, C), not {self.shape}.")
+        if self.kind == "vector" and len(self.shape) != 1:
+            raise SpecError(f"a vector stream has shape (F,), not {self.shape}; flatten it first.")
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """A leaf or a tree of an action space, as JSON.
+
+    `discrete`: `n` choices counted from `start`. `box`: `shape`, with `low` and `high` flattened, `dtype` its numpy name.
+    `multi_discrete`: `nvec` flattened, with `shape`. `multi_binary`: `shape`. `text`: `n` bytes of UTF-8, at most.
+    `tuple` and `dict`: `children`, with `keys` for a dict.
+    """
+
+    kind: Literal["discrete", "box", "multi_discrete", "multi_binary", "text", "tuple", "dict"]
+    n: int = 0
+    start: int = 0
+    shape: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    nvec: tuple[int, ...] = ()
+    dtype: str = ""
+    charset: str = ""
+    keys: tuple[str, ...] = ()
+    children: tuple[ActionSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How to make the environment again, exactly as it was recorded.
+
+    `id` is a Gymnasium id ("" for a callable that has none). `pixels` replaces the observation by rendered frames;
+    images are resized to `size` pixels square (0 keeps them); each action is repeated `frame_skip` times.
+    """
+
+    id: str = ""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    pixels: bool = False
+    size: int = 64
+    frame_skip: int = 1
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """Everything a dataset and a world agree on: streams, actions, where they came from, how a person acts.
+
+    `action_names` names discrete choices. `keys` maps a keyboard chord such as `"ArrowLeft"` or `"ArrowLeft+ArrowUp"`
+    (DOM `KeyboardEvent.code` names, sorted, joined by `+`) to a flat action row; `noop` is the row when nothing is
+    held. `fps` is the speed at which a person would play it.
+    """
+
+    streams: dict[str, StreamSpec]
+    action: ActionSpec
+    env: EnvSpec = field(default_factory=EnvSpec)
+    action_names: tuple[str, ...] = ()
+    keys: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    noop: tuple[float, ...] | None = None
+    fps: float = 15.0
+
+    @property
+    def modelled(self) -> dict[str, StreamSpec]:
+        """The streams a world predicts: images and vectors."""
+        return {name: s for name, s in self.streams.items() if s.kind != "text"}
+
+    def same_interface(self, other: WorldSpec) -> bool:
+        """Whether data of `other` fits a world of `self`: equal streams and equal actions."""
+        return self.streams == other.streams and self.action == other.action
