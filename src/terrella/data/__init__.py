@@ -1,1 +1,30 @@
-"""data."""
+"""Environments to episodes to clips: record, store, check, sample."""
+
+from .convert import import_npz, read_npz
+from .dataset import Dataset
+from .draft import Draft
+from .episode import Clips, Episode
+from .policies import Policy, Random, Scripted, StickyRandom, make_policy
+from .record import record
+from .repair import salvage, verify
+from .sampler import ClipSampler
+from .writer import Writer
+
+__all__ = [
+    "ClipSampler",
+    "Clips",
+    "Dataset",
+    "Draft",
+    "Episode",
+    "Policy",
+    "Random",
+    "Scripted",
+    "StickyRandom",
+    "Writer",
+    "import_npz",
+    "make_policy",
+    "read_npz",
+    "record",
+    "salvage",
+    "verify",
+]

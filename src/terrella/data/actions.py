@@ -8,11 +8,13 @@
 | `Text` | UTF-8 bytes, padded with -1 to four bytes a character |
 | `Tuple`, `Dict` | the rows of the children, one after another |
 
-Rows are float64, which holds every float32, every integer below 2^53 and every byte exactly.
+Rows are float64, which holds every float32, every integer below 2^53 and every byte exactly. A row that a network
+made is rounded where the space has integers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -34,7 +36,10 @@ def action_spec(space: gym.Space) -> ActionSpec:
         if np.any(space.start != 0):
             raise ActionError("MultiDiscrete with a start other than 0 is not supported; shift it in a wrapper.")
         return ActionSpec(
-            "multi_discrete", shape=space.nvec.shape, nvec=tuple(int(n) for n in space.nvec.ravel()), dtype=str(space.dtype)
+            "multi_discrete",
+            shape=space.nvec.shape,
+            nvec=tuple(int(n) for n in space.nvec.ravel()),
+            dtype=str(space.dtype),
         )
     if isinstance(space, spaces.MultiBinary):
         return ActionSpec("multi_binary", shape=space.shape)
@@ -44,9 +49,9 @@ def action_spec(space: gym.Space) -> ActionSpec:
         return ActionSpec("tuple", children=tuple(action_spec(s) for s in space.spaces))
     if isinstance(space, spaces.Dict):
         items = list(space.spaces.items())
-        return ActionSpec(
-            "dict", keys=tuple(k for k, _ in items), children=tuple(action_spec(s) for _, s in items)
-        )
+        if strange := [k for k, _ in items if not isinstance(k, str)]:
+            raise ActionError(f"a Dict action space needs strings as keys, not {strange[0]!r}; rename it in a wrapper.")
+        return ActionSpec("dict", keys=tuple(k for k, _ in items), children=tuple(action_spec(s) for _, s in items))
     raise ActionError(
         f"no row form for a {type(space).__name__} action space. Supported: Discrete, Box, MultiDiscrete, MultiBinary, "
         "Text, and Tuple or Dict of these. Convert it in a gymnasium.ActionWrapper."
@@ -64,7 +69,7 @@ def action_space(spec: ActionSpec) -> gym.Space:
     if spec.kind == "multi_discrete":
         return spaces.MultiDiscrete(np.array(spec.nvec).reshape(spec.shape), dtype=np.dtype(spec.dtype or "int64").type)
     if spec.kind == "multi_binary":
-        return spaces.MultiBinary(spec.shape)
+        return spaces.MultiBinary(spec.shape[0] if len(spec.shape) == 1 else spec.shape)
     if spec.kind == "text":
         return spaces.Text(spec.n // 4, min_length=0, charset=spec.charset or frozenset(map(chr, range(32, 127))))
     children = [action_space(c) for c in spec.children]
@@ -84,37 +89,56 @@ def width(spec: ActionSpec) -> int:
 
 def encode(spec: ActionSpec, action: Any) -> np.ndarray:
     """Turn one native action into a row, float64 `(W,)`; raises `ActionError` when it does not fit."""
-    row = _encode(spec, action)
-    if row.shape != (width(spec),):
-        raise ActionError(f"action has {row.size} numbers, but this space needs {width(spec)}: {describe(spec)}.")
-    if spec.kind != "text" and not np.isfinite(row).all():
-        raise ActionError(f"action {action!r} is not finite; this space is {describe(spec)}.")
-    return row
-
-
-def _encode(spec: ActionSpec, action: Any) -> np.ndarray:
+    if spec.kind == "text":
+        return _encode_text(spec, action)
+    if spec.kind == "tuple":
+        if not isinstance(action, (tuple, list, np.ndarray)) or len(action) != len(spec.children):
+            raise ActionError(f"action {action!r} does not have {len(spec.children)} parts, as {describe(spec)} does.")
+        return _join([encode(c, a) for c, a in zip(spec.children, action)])
+    if spec.kind == "dict":
+        if not isinstance(action, Mapping) or set(action) != set(spec.keys):
+            keys = sorted(map(str, action)) if isinstance(action, Mapping) else type(action).__name__
+            raise ActionError(f"action has {keys}; expected a dict with the keys {sorted(spec.keys)}.")
+        return _join([encode(c, action[k]) for k, c in zip(spec.keys, spec.children)])
     try:
-        if spec.kind == "text":
-            raw = np.frombuffer(str(action).encode("utf-8"), np.uint8)
-            if len(raw) > spec.n:
-                raise ActionError(f"text has {len(raw)} bytes; at most {spec.n} fit. Shorten it.")
-            return np.concatenate([raw.astype(np.float64), np.full(spec.n - len(raw), -1.0)])
-        if spec.kind == "tuple":
-            if len(action) != len(spec.children):
-                raise ActionError(f"action has {len(action)} parts; expected {len(spec.children)}: {describe(spec)}.")
-            return np.concatenate([_encode(c, a) for c, a in zip(spec.children, action)])
-        if spec.kind == "dict":
-            if set(action) != set(spec.keys):
-                raise ActionError(f"action has the keys {sorted(action)}; expected {sorted(spec.keys)}.")
-            return np.concatenate([_encode(c, action[k]) for k, c in zip(spec.keys, spec.children)])
         row = np.asarray(action, np.float64).ravel()
     except (TypeError, ValueError) as error:
         raise ActionError(f"action {action!r} does not fit {describe(spec)}.") from error
-    if spec.kind == "discrete" and row.size == 1 and not spec.start <= row[0] < spec.start + spec.n:
-        raise ActionError(f"action {action!r} is not among the choices {spec.start}..{spec.start + spec.n - 1}.")
-    if spec.kind == "multi_discrete" and row.size == len(spec.nvec) and not ((row >= 0) & (row < spec.nvec)).all():
-        raise ActionError(f"action {action!r} is out of range; each number must lie below {spec.nvec}.")
+    # Checked leaf by leaf: two parts of wrong sizes can have the right sum, and would then be read shifted.
+    if row.size != width(spec):
+        raise ActionError(f"action has shape {np.shape(action)}, but {describe(spec)} needs {width(spec)} numbers.")
+    if not np.isfinite(row).all():
+        raise ActionError(f"action {action!r} is not finite; this space is {describe(spec)}.")
+    if spec.kind != "box":
+        _check_integers(spec, row, action)
     return row
+
+
+def _join(rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows) if rows else np.empty(0)
+
+
+def _encode_text(spec: ActionSpec, action: Any) -> np.ndarray:
+    if not isinstance(action, str):
+        raise ActionError(f"action {action!r} is a {type(action).__name__}; expected a string: {describe(spec)}.")
+    if len(action) > spec.n // 4:
+        raise ActionError(f"text has {len(action)} characters; at most {spec.n // 4} fit. Shorten it.")
+    try:
+        raw = np.frombuffer(action.encode("utf-8"), np.uint8)
+    except UnicodeEncodeError as error:
+        raise ActionError(f"text {action!r} is not valid Unicode: {error}.") from error
+    return np.concatenate([raw.astype(np.float64), np.full(spec.n - len(raw), -1.0)])
+
+
+def _check_integers(spec: ActionSpec, row: np.ndarray, action: Any) -> None:
+    if spec.kind == "discrete":
+        low, high = np.array([spec.start]), np.array([spec.start + spec.n - 1])
+    else:
+        low = np.zeros(row.size)
+        high = np.array(spec.nvec) - 1 if spec.kind == "multi_discrete" else np.ones(row.size)
+    if ((row < low) | (row > high) | (row != np.rint(row))).any():
+        choices = f"{int(low[0])}..{int(high[0])}" if spec.kind == "discrete" else f"0..{high.astype(int).tolist()}"
+        raise ActionError(f"action {action!r} is not among the integers {choices} of {describe(spec)}.")
 
 
 def decode(spec: ActionSpec, row: np.ndarray) -> Any:
@@ -127,15 +151,16 @@ def decode(spec: ActionSpec, row: np.ndarray) -> Any:
 
 def _decode(spec: ActionSpec, row: np.ndarray) -> Any:
     if spec.kind == "discrete":
-        return np.int64(row[0])
+        return np.int64(np.rint(row[0]))
     if spec.kind == "box":
-        return row.astype(spec.dtype or np.float32).reshape(spec.shape)
+        dtype = np.dtype(spec.dtype or np.float32)
+        return (row if dtype.kind == "f" else np.rint(row)).astype(dtype).reshape(spec.shape)
     if spec.kind == "multi_discrete":
-        return row.astype(spec.dtype or np.int64).reshape(spec.shape)
+        return np.rint(row).astype(spec.dtype or np.int64).reshape(spec.shape)
     if spec.kind == "multi_binary":
-        return row.astype(np.int8).reshape(spec.shape)
+        return np.rint(row).astype(np.int8).reshape(spec.shape)
     if spec.kind == "text":
-        return bytes(row[row >= 0].astype(np.uint8)).decode("utf-8", errors="replace")
+        return bytes(np.rint(row[row >= 0]).astype(np.uint8)).decode("utf-8", errors="replace")
     ends = np.cumsum([width(c) for c in spec.children])
     parts = [_decode(c, r) for c, r in zip(spec.children, np.split(row, ends[:-1]))]
     return tuple(parts) if spec.kind == "tuple" else dict(zip(spec.keys, parts))

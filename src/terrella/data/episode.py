@@ -23,7 +23,7 @@ class Episode:
     `(T,)`, true at most at the end. seed: what the environment was reset with. states: frame index -> saved simulator
     state (bytes). info: JSON values.
 
-    Raises `DatasetError` when the lengths do not agree.
+    Raises `DatasetError` when the lengths do not agree, or an episode goes on after its end.
     """
 
     observations: dict[str, np.ndarray]
@@ -36,13 +36,25 @@ class Episode:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if np.ndim(self.actions) != 2:
+            raise DatasetError(
+                f"actions have shape {np.shape(self.actions)}; expected (T, W), one flat row a transition. "
+                "terrella.data.actions.encode makes a row of a native action."
+            )
         steps = len(self.actions)
         for name, frames in self.observations.items():
             if len(frames) != steps + 1:
                 raise DatasetError(f"stream {name!r} has {len(frames)} frames; {steps} actions need {steps + 1}.")
         for name in ("rewards", "terminated", "truncated"):
-            if len(getattr(self, name)) != steps:
-                raise DatasetError(f"{name} has {len(getattr(self, name))} entries; expected one an action, {steps}.")
+            if np.shape(getattr(self, name)) != (steps,):
+                raise DatasetError(
+                    f"{name} has shape {np.shape(getattr(self, name))}; expected one entry an action, ({steps},)."
+                )
+        ended = np.flatnonzero(np.asarray(self.terminated[:-1], bool) | np.asarray(self.truncated[:-1], bool))
+        if len(ended):
+            raise DatasetError(
+                f"the episode ends at transition {ended[0]} but has {steps}; split it there into two episodes."
+            )
 
     def __len__(self) -> int:
         """Transitions T (there is one observation more)."""
@@ -51,7 +63,11 @@ class Episode:
 
 @dataclass
 class Clips:
-    """A batch of clips: observations stream -> `(B, T+1, ...)`, actions float32 `(B, T, W)`, rewards and terminated `(B, T)`."""
+    """A batch of clips, B of them with T transitions each.
+
+    observations: stream -> `(B, T+1, ...)`. actions: float32 `(B, T, W)`. rewards: float32 `(B, T)`. terminated: bool
+    `(B, T)`.
+    """
 
     observations: dict[str, np.ndarray]
     actions: np.ndarray

@@ -1,1 +1,7 @@
-"""decoders."""
+"""From what a backbone expects to a frame: decoders, one a file."""
+
+from .base import Decoder
+from .regression import Regression, RegressionConfig
+from .shortcut import Shortcut, ShortcutConfig
+
+__all__ = ["Decoder", "Regression", "RegressionConfig", "Shortcut", "ShortcutConfig"]

@@ -1,1 +1,1 @@
-"""nn."""
+"""Layers with no opinion about worlds."""

@@ -1,0 +1,43 @@
+"""What a made environment looks like, as data: streams, actions, how to make it again, how a person plays it."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+from ..spec import WorldSpec
+from .base import comes_from
+from .keys import controls
+from .streams import streams
+from .wrappers import find_arena
+
+DEFAULT_FPS = 15.0
+ALE_FPS = 60.0  # the console's; the metadata of ALE environments says 30 whatever the frame skip is
+
+
+def describe(env: gym.Env) -> WorldSpec:
+    """Return the `WorldSpec` of an environment made by `terrella.arenas.make`.
+
+    Raises `ArenaError` for other environments, `SpecError` or `ActionError` for spaces that have no description.
+    """
+    from ..data.actions import action_spec  # at the call: `data` is built on this package
+
+    arena = find_arena(env)
+    hands = controls(env)
+    return WorldSpec(
+        streams=streams(env.observation_space),
+        action=action_spec(env.action_space),
+        env=arena.env_spec,
+        action_names=hands.names,
+        keys=hands.keys,
+        noop=hands.noop,
+        fps=_fps(env) / arena.env_spec.frame_skip,
+    )
+
+
+def _fps(env: gym.Env) -> float:
+    core = env.unwrapped
+    if comes_from(core, "ale_py"):
+        skip = core._frameskip  # type: ignore[attr-defined]
+        return ALE_FPS / (skip if isinstance(skip, int) else (skip[0] + skip[1] - 1) / 2)
+    rate = core.metadata.get("render_fps")
+    return float(rate) if isinstance(rate, (int, float)) and 0 < rate <= 120 else DEFAULT_FPS

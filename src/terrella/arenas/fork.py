@@ -1,0 +1,97 @@
+"""Save and restore a made environment: wrappers, simulator, random stream and current observation together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import seeding
+
+from ..config import to_json
+from ..errors import ArenaError
+from .base import Forkable, Simulator, find_adapter
+from .graph import assign, attributes, pack, unpack
+from .wrappers import ArenaEnv, find_arena
+
+
+def forkable(env: gym.Env) -> Forkable | None:
+    """Return the way to save and restore `env`, or None when its simulator has no adapter.
+
+    `env` comes from `terrella.arenas.make`; wrappers put around it afterwards are not part of the saved state.
+    Raises `ArenaError` for other environments, whose observations nobody has kept.
+    """
+    arena = find_arena(env)
+    found = find_adapter(arena.unwrapped)
+    return None if found is None else Fork(arena, found[0], found[1](arena.unwrapped))
+
+
+class Fork:
+    """The one implementation of `Forkable`: any stack of wrappers around any adapter's simulator."""
+
+    def __init__(self, arena: ArenaEnv, name: str, simulator: Simulator) -> None:
+        self._arena = arena
+        self._simulator = simulator
+        self._core: Any = arena.unwrapped
+        self._layers = _layers(arena)
+        self._modules = simulator.modules
+        self._anchors = {str(i): layer for i, layer in enumerate(self._layers)} | {"core": self._core}
+        self._header = {
+            "arena": name,
+            "env": to_json(arena.env_spec),
+            "layers": [type(layer).__name__ for layer in (*self._layers, self._core)],
+        }
+
+    @property
+    def exact(self) -> bool:
+        """Whether a restored state has exactly the saved one's future."""
+        return self._simulator.exact
+
+    def save(self) -> bytes:
+        """Return the current state as bytes."""
+        self.last_observation()  # refuses before the first reset
+        state = {
+            "layers": [attributes(layer) for layer in self._layers],
+            "core": self._simulator.capture(),
+            "random": self._core._np_random,
+            "random_seed": self._core._np_random_seed,
+        }
+        return pack(self._header, state, self._anchors, self._modules)
+
+    def restore(self, state: bytes) -> Any:
+        """Return to a saved state and return its observation."""
+        value = unpack(state, self._check, self._anchors, self._modules)
+        self._simulator.apply(value["core"])
+        for layer, saved in zip(self._layers, value["layers"]):
+            assign(layer, saved)
+        self._core._np_random, self._core._np_random_seed = value["random"], value["random_seed"]
+        return self._arena.last_observation
+
+    def reseed(self, seed: int) -> None:
+        """Replace the random stream that decides the future."""
+        self._core._np_random, self._core._np_random_seed = seeding.np_random(seed)
+        self._simulator.reseed(seed)
+
+    def last_observation(self) -> Any:
+        """Return the observation of the last reset, step or restore."""
+        if self._arena.last_observation is None:
+            raise ArenaError("this environment was never reset, so there is no state yet; call reset() first.")
+        return self._arena.last_observation
+
+    def _check(self, header: Mapping[str, Any]) -> None:
+        for key, what in (("arena", "simulator"), ("env", "environment"), ("layers", "stack of wrappers")):
+            if header[key] != self._header[key]:
+                raise ArenaError(
+                    f"this state was saved in another {what}: {header[key]}; here it is {self._header[key]}. "
+                    "Restore it in an environment made from the EnvSpec it was recorded with."
+                )
+
+
+def _layers(arena: ArenaEnv) -> list[gym.Wrapper]:
+    """All wrappers from `arena` inwards."""
+    layers: list[gym.Wrapper] = []
+    env: gym.Env = arena
+    while isinstance(env, gym.Wrapper):
+        layers.append(env)
+        env = env.env
+    return layers

@@ -1,0 +1,58 @@
+"""The papers behind a world's parts, as BibTeX: `cite(world)` gives those that this world really uses."""
+
+from __future__ import annotations
+
+from .world import World
+
+_PAPERS = {
+    "dreamer4": """@article{hafner2025dreamer4,
+  title = {Training Agents Inside of Scalable World Models},
+  author = {Hafner, Danijar and Yan, Wilson and Lillicrap, Timothy},
+  journal = {arXiv:2509.24527}, year = {2025}
+}""",
+    "shortcut": """@article{frans2024shortcut,
+  title = {One Step Diffusion via Shortcut Models},
+  author = {Frans, Kevin and Hafner, Danijar and Levine, Sergey and Abbeel, Pieter},
+  journal = {arXiv:2410.12557}, year = {2024}
+}""",
+    "forcing": """@article{chen2024forcing,
+  title = {Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion},
+  author = {Chen, Boyuan and Mart{\\'i} Mons{\\'o}, Diego and Du, Yilun and Simchowitz, Max and Tedrake, Russ and Sitzmann, Vincent},
+  journal = {arXiv:2407.01392}, year = {2024}
+}""",
+    "rotary": """@article{su2021roformer,
+  title = {RoFormer: Enhanced Transformer with Rotary Position Embedding},
+  author = {Su, Jianlin and Lu, Yu and Pan, Shengfeng and Murtadha, Ahmed and Wen, Bo and Liu, Yunfeng},
+  journal = {arXiv:2104.09864}, year = {2021}
+}""",
+    "dit": """@article{peebles2022dit,
+  title = {Scalable Diffusion Models with Transformers},
+  author = {Peebles, William and Xie, Saining},
+  journal = {arXiv:2212.09748}, year = {2022}
+}""",
+    "sinks": """@article{xiao2023sinks,
+  title = {Efficient Streaming Language Models with Attention Sinks},
+  author = {Xiao, Guangxuan and Tian, Yuandong and Chen, Beidi and Han, Song and Lewis, Mike},
+  journal = {arXiv:2309.17453}, year = {2023}
+}""",
+    "patches": """@article{li2025jit,
+  title = {Back to Basics: Let Denoising Generative Models Denoise},
+  author = {Li, Tianhong and He, Kaiming},
+  journal = {arXiv:2511.13720}, year = {2025}
+}""",
+}
+
+_USED = {
+    ("dynamics", "transformer"): ("dreamer4", "rotary", "dit", "sinks"),
+    ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
+    ("tokenizer", "patches"): ("patches",),
+}
+
+
+def cite(world: World) -> str:
+    """Return the BibTeX entries of the papers whose ideas this world's parts compute."""
+    config = world.config
+    parts = [("dynamics", config.dynamics.name), ("decoder", config.decoder.name)]
+    parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
+    keys = dict.fromkeys(key for part in parts for key in _USED.get(part, ()))
+    return "\n\n".join(_PAPERS[key] for key in keys)

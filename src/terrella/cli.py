@@ -1,0 +1,1 @@
+"""The command line: `terrella demo | record | train | play | evaluate | info`."""

@@ -1,0 +1,53 @@
+"""What happens next, given an action: the interface of every backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.latents import Noise, Outcome, Predict, TokenSpec
+from ..nn.slabs import Slabs, StateSpec
+from ..spec import ActionSpec
+
+
+class Dynamics(nn.Module, ABC):
+    """A backbone: memory in, expectation of the next frame out.
+
+    Frame t is predicted from the committed frames before it and the action `a_{t-1}` that leads to it. An action row of
+    NaN stands for "none" and belongs to a session's first frame. Two paths compute the same numbers: `predict` and
+    `commit` one frame at a time, `parallel` for whole clips.
+
+    spec: the slabs of one session; `window` and `sinks` say which past frames are visible.
+    """
+
+    name: ClassVar[str] = ""
+    spec: StateSpec
+
+    def __init__(self, tokens: TokenSpec, action: ActionSpec):
+        super().__init__()
+        self.tokens, self.action = tokens, action
+
+    def init(self, batch: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Slabs:
+        """Allocate the memory of `batch` sessions that have seen nothing."""
+        return Slabs.empty(self.spec, batch, device, dtype)
+
+    @abstractmethod
+    def predict(
+        self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Expect the next frame's clean latent `(B, N, Z)` under an action; pure, so it may be called once a denoising step."""
+
+    @abstractmethod
+    def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
+        """Write one frame, known or sampled, whose signal level is `tau_B`, and read its outcome. Consumes `slabs`."""
+
+    @abstractmethod
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+        """Commit T frames at once.
+
+        Returns the outcome of each, and a function that predicts every frame from the frames before it (it may be called
+        many times; `z` is `(B, T, N, Z)`).
+        """

@@ -1,0 +1,210 @@
+"""From weights to futures: start sessions from observations, step them under actions, a whole batch a call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.actions import describe, width
+from ..errors import ActionError, ConfigError, SpecError
+from ..nn.latents import Noise
+from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
+from ..nn.slabs import Slabs
+from ..world import World
+from .state import State, load_state
+
+
+@dataclass
+class Frame:
+    """What a step brings, for each session (after `rollout` a time axis follows the batch axis).
+
+    observation: stream -> uint8 images `(B, h, w, C)` or float32 vectors `(B, F)`. reward: float32 `(B,)`. terminated:
+    float32 `(B,)`, the probability that the episode ends here. info: more, by name.
+    """
+
+    observation: dict[str, np.ndarray]
+    reward: np.ndarray
+    terminated: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Whether the end is more likely than not, bool `(B,)`."""
+        return self.terminated > 0.5
+
+
+class Engine:
+    """Runs one world. Keeps no session of its own: all that changes is in the `State` handed in and out.
+
+    steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
+    speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit the same
+    whoever shares its batch (slower: for replays and tests).
+
+    Raises `ConfigError` for settings the world cannot follow.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        steps: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        exact: int | None = None,
+    ):
+        if exact is not None and exact < 1:
+            raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
+        parameter = next(world.parameters())
+        self.device = torch.device(device) if device is not None else parameter.device
+        self.dtype = dtype or parameter.dtype
+        # A world in training or another precision keeps its own weights: the engine takes a copy.
+        if (self.device, self.dtype) != (parameter.device, parameter.dtype):
+            world = _copy(world).to(device=self.device, dtype=self.dtype)
+        self.world, self.steps, self.exact = world.eval(), steps, exact
+        self.tokens = world.tokens
+        self.fingerprint = fingerprint(world)
+        with torch.inference_mode():  # refuse impossible steps now rather than inside a step
+            blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
+            world.decoder.sample(lambda z, noise: blank, blank, steps)
+
+    # sessions
+
+    @torch.inference_mode()
+    def start(
+        self,
+        observations: Mapping[str, np.ndarray],
+        actions: np.ndarray | None = None,
+        seeds: int | Sequence[int] = 0,
+    ) -> State:
+        """Begin sessions from what was seen.
+
+        observations: stream -> `(B, c+1, ...)`, the frames so far. actions: rows `(B, c, W)` between them (none for a
+        single frame). seeds: one a session, or the first of a range. Raises `SpecError` or `ActionError`.
+        """
+        seen = self.world.tensors(observations, self.device)
+        first = next(iter(self.world.spec.modelled))
+        batch, frames = seen[first].shape[:2]
+        if any(v.shape[:2] != (batch, frames) for v in seen.values()) or frames < 1:
+            shapes = {k: tuple(v.shape) for k, v in seen.items()}
+            raise SpecError(f"streams must share batch and time, with at least one frame; got {shapes}.")
+        rows = np.zeros((batch, 0, width(self.world.spec.action))) if actions is None else np.asarray(actions)
+        if rows.ndim != 3 or rows.shape[:2] != (batch, frames - 1):
+            raise ActionError(f"{frames} frames need actions of shape ({batch}, {frames - 1}, W); got {rows.shape}.")
+        keys = range(seeds, seeds + batch) if isinstance(seeds, int) else seeds
+        if len(keys) != batch:
+            raise SpecError(f"{len(keys)} seeds for {batch} sessions; give one each, or a single number.")
+        seed = torch.tensor([int(s) for s in keys], dtype=torch.int64, device=self.device)
+        latent = self.world.encode(seen).to(self.dtype)
+        slabs = self.world.dynamics.init(batch, self.device, self.dtype)
+        none = torch.full((batch, 1, width(self.world.spec.action)), torch.nan, device=self.device)
+        given = torch.cat([none, torch.from_numpy(rows.astype(np.float32)).to(self.device)], 1)
+        for t in range(frames):
+            slabs, _ = self._commit(slabs, seed, given[:, t], latent[:, t])
+        return State(slabs, seed, self.fingerprint)
+
+    def step(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
+        """Take one action in every session.
+
+        actions: rows `(B, W)` (see `terrella.data.actions`). Consumes `state` and returns the next one with its frame;
+        raises `ActionError` before anything is consumed when the actions do not fit.
+        """
+        rows = self._rows(actions, state.batch)
+        state, z, reward, end = self._advance(state, rows)
+        return state, self._frame(z, reward, end)
+
+    def rollout(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
+        """Take T actions in every session: rows `(B, T, W)` -> the last state and frames with a time axis, `(B, T, ...)`."""
+        many = torch.as_tensor(np.asarray(actions) if not isinstance(actions, Tensor) else actions)
+        if many.ndim != 3:
+            raise ActionError(f"rollout takes actions of shape (B, T, W); got {tuple(many.shape)}.")
+        rows = [self._rows(many[:, t], state.batch) for t in range(many.shape[1])]
+        frames = []
+        for row in rows:
+            state, z, reward, end = self._advance(state, row)
+            frames.append(self._frame(z, reward, end))
+        streams = self.world.spec.modelled
+        return state, Frame(
+            {s: np.stack([f.observation[s] for f in frames], 1) for s in streams},
+            np.stack([f.reward for f in frames], 1),
+            np.stack([f.terminated for f in frames], 1),
+        )
+
+    def load_state(self, path: str | Path) -> State:
+        """Read a saved state of this world; raises `StateError` for any other."""
+        return load_state(path, self.world.dynamics.spec, self.fingerprint, self.device)
+
+    # inside
+
+    @torch.inference_mode()
+    def _advance(self, state: State, row: Tensor) -> tuple[State, Tensor, Tensor, Tensor]:
+        batch, seeds = state.batch, state.seeds
+        slabs = state.take()
+        if self.exact is not None:
+            if batch > self.exact:
+                raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
+            pad = torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
+            slabs, seeds, row = slabs.owned().select(pad), seeds[pad], row[pad]
+        shape = (slabs.batch, self.tokens.n, self.tokens.channels)
+        noise = keyed_normal(seeds, slabs.time, SAMPLE, shape[1] * shape[2]).view(shape).to(self.dtype)
+        dynamics = self.world.dynamics
+
+        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+            return dynamics.predict(slabs, row, z, level)
+
+        z = self.world.decoder.sample(predict, noise, self.steps)
+        after, outcome = self._commit(slabs, seeds, row, z)
+        reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
+        end = outcome.end.sigmoid()
+        if self.exact is not None:
+            after = after.select(torch.arange(batch, device=self.device))
+            z, reward, end = z[:batch], reward[:batch], end[:batch]
+        return State(after, state.seeds, state.world), z, reward, end
+
+    def _commit(self, slabs: Slabs, seeds: Tensor, row: Tensor, z: Tensor) -> tuple[Slabs, Any]:
+        level = self.world.config.context_level
+        if level < 1:
+            noise = keyed_normal(seeds, slabs.time, CONTEXT, z[0].numel()).view(z.shape).to(z.dtype)
+            z = level * z + (1 - level) * noise
+        return self.world.dynamics.commit(slabs, row, z, torch.full(z.shape[:1], level, device=z.device))
+
+    @torch.inference_mode()
+    def _frame(self, z: Tensor, reward: Tensor, end: Tensor) -> Frame:
+        shown = {k: v.cpu().numpy() for k, v in self.world.decode(z).items()}
+        return Frame(shown, reward.float().cpu().numpy(), end.float().cpu().numpy())
+
+    def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
+        spec = self.world.spec.action
+        rows = actions if isinstance(actions, Tensor) else torch.from_numpy(np.asarray(actions, np.float64))
+        if rows.shape != (batch, width(spec)):
+            raise ActionError(
+                f"actions have shape {tuple(rows.shape)}; {batch} sessions of {describe(spec)} take rows of shape "
+                f"({batch}, {width(spec)}). Turn native actions into rows with terrella.data.actions.encode."
+            )
+        rows = rows.to(self.device, torch.float32)
+        if not bool(rows.isfinite().all()):
+            raise ActionError("actions hold NaN or infinity; every number must be finite.")
+        return rows
+
+
+def _copy(world: World) -> World:
+    twin = World(world.spec, world.config, world.name)
+    twin.load_state_dict(world.state_dict())
+    twin.record, twin.card, twin.starts = world.record, world.card, world.starts
+    return twin.requires_grad_(False)
+
+
+def fingerprint(world: World) -> str:
+    """Hash the shape and a sample of the weights of a world, to tell its states from another's."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(world.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Embeds flat action rows of any action space into one vector a frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..data.actions import width
+from ..spec import ActionSpec
+
+
+class ActionEmbedding(nn.Module):
+    """Sum of one embedding for each leaf of the action space: `(..., W)` -> `(..., D)`.
+
+    Choices look up a table; numbers are scaled by their bounds and pass through a small network; text is the mean of
+    embedded bytes and byte pairs, hashed. A row of NaN means "no action" (a first frame) and gives a learned vector.
+    """
+
+    def __init__(self, spec: ActionSpec, dim: int):
+        super().__init__()
+        self.leaves = nn.ModuleList(_leaves(spec, dim))
+        self.splits = [leaf.width for leaf in self.leaves]
+        self.none = nn.Parameter(torch.randn(dim) * 0.02)
+        self.width = width(spec)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Embed rows `(..., W)`; NaN rows give the learned "none"."""
+        absent = rows[..., :1].isnan()
+        rows = rows.nan_to_num(0.0)
+        total = torch.zeros((), dtype=self.none.dtype, device=rows.device)
+        for leaf, part in zip(self.leaves, rows.split(self.splits, -1)):
+            total = total + leaf(part)
+        return torch.where(absent, self.none, total)
+
+
+def _leaves(spec: ActionSpec, dim: int) -> list[nn.Module]:
+    if spec.kind == "discrete":
+        return [_Choices([spec.n], [spec.start], dim)]
+    if spec.kind == "multi_discrete":
+        return [_Choices(list(spec.nvec), [0] * len(spec.nvec), dim)]
+    if spec.kind == "multi_binary":
+        return [_Choices([2] * width(spec), [0] * width(spec), dim)]
+    if spec.kind == "box":
+        return [_Numbers(spec, dim)]
+    if spec.kind == "text":
+        return [_Text(spec.n, dim)]
+    return [leaf for child in spec.children for leaf in _leaves(child, dim)]
+
+
+class _Choices(nn.Module):
+    def __init__(self, counts: list[int], starts: list[int], dim: int):
+        super().__init__()
+        self.width = len(counts)
+        self.table = nn.Embedding(sum(counts), dim)
+        first = torch.tensor([sum(counts[:i]) for i in range(len(counts))])
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("start", torch.tensor(starts), persistent=False)
+        self.register_buffer("last", torch.tensor(counts) - 1, persistent=False)
+
+    def forward(self, part: Tensor) -> Tensor:
+        choice = (part.long() - self.start).clamp(min=0).minimum(self.last)  # pyright: ignore
+        return self.table(choice + self.first).sum(-2)
+
+
+class _Numbers(nn.Module):
+    def __init__(self, spec: ActionSpec, dim: int):
+        super().__init__()
+        self.width = width(spec)
+        low, high = (torch.tensor(b, dtype=torch.float64) for b in (spec.low, spec.high))
+        finite = low.isfinite() & high.isfinite() & (high > low)
+        centre = torch.where(finite, (low + high) / 2, 0.0)
+        scale = torch.where(finite, (high - low) / 2, 1.0)
+        self.register_buffer("centre", centre.float(), persistent=False)
+        self.register_buffer("scale", scale.float(), persistent=False)
+        self.net = nn.Sequential(nn.Linear(self.width, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, part: Tensor) -> Tensor:
+        weight = self.net[0].weight
+        return self.net(((part - self.centre) / self.scale).to(weight.dtype))  # pyright: ignore
+
+
+class _Text(nn.Module):
+    BUCKETS = 4096
+
+    def __init__(self, length: int, dim: int):
+        super().__init__()
+        self.width = length
+        self.table = nn.Embedding(256 + self.BUCKETS, dim)
+
+    def forward(self, part: Tensor) -> Tensor:
+        code = part.long()
+        there = (code >= 0)[..., None]
+        single = self.table(code.clamp(min=0))
+        pairs = (code[..., :-1] * 257 + code[..., 1:] * 31 + torch.arange(code.shape[-1] - 1, device=code.device)) % self.BUCKETS
+        double = self.table(256 + pairs.clamp(min=0)) * there[..., 1:, :]
+        count = there.sum(-2).clamp(min=1)
+        return ((single * there).sum(-2) + double.sum(-2)) / count

@@ -1,0 +1,17 @@
+"""Attention as the device likes it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute softmax attention, `(..., n, d)`, without a mask.
+
+    On a CPU in bfloat16 two plain matrix products are 3 to 9 times faster, forward and backward together, than the
+    fused kernel for the few dozen tokens of a frame; elsewhere the fused kernel wins.
+    """
+    if q.device.type == "cpu":
+        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)

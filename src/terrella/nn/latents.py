@@ -1,0 +1,37 @@
+"""Words that tokenizers, backbones and decoders share: what a latent is, how noisy it is, what predicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """The latent of one frame: `n` tokens of `channels` numbers, each with a place `(row, column)` on a grid."""
+
+    n: int
+    channels: int
+    places: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How noisy a frame is: signal level `tau` in [0, 1] (1 = clean) and the step `d` the sampler will take, `(B,)` or `(B, T)`."""
+
+    tau: Tensor
+    d: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished frame brings: expected `reward` and the logit of `end` (termination), `(B,)` or `(B, T)`."""
+
+    reward: Tensor
+    end: Tensor
+
+
+Predict = Callable[[Tensor | None, Noise | None], Tensor]
+"""`(z_noisy, noise) -> x_hat`: the clean latent expected behind a noisy one; with `None, None` a plain prediction."""

@@ -1,0 +1,59 @@
+"""Small layers shared by backbones and tokenizers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last axis. Ref: Zhang & Sennrich, arXiv 1910.07467.
+
+    Differs from `torch.nn.RMSNorm`: the weight follows the input's type, so the fused kernel serves mixed precision.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x`."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer, `(..., D)` -> `(..., D)`. Ref: Shazeer, arXiv 2002.05202, eq. 6."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.enter = nn.Linear(dim, 2 * hidden, bias=False)
+        self.leave = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute `leave(silu(a) * b)` where `a, b = enter(x)`."""
+        a, b = self.enter(x).chunk(2, -1)
+        return self.leave(F.silu(a) * b)
+
+
+class LevelEmbedding(nn.Module):
+    """Embeds a level in [0, 1] (signal level, step length) by sines and a linear layer: `(...)` -> `(..., D)`."""
+
+    def __init__(self, dim: int, waves: int = 16):
+        super().__init__()
+        self.linear = nn.Linear(2 * waves, dim)
+        # Half a period to 64 periods over [0, 1]: fine enough to tell 1/128 apart.
+        frequency = math.pi * torch.logspace(0, 7, waves, base=2.0)
+        self.register_buffer("frequency", frequency, persistent=False)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Embed `level`."""
+        angle = level[..., None] * self.frequency  # pyright: ignore[reportOperatorIssue]
+        return self.linear(torch.cat([angle.sin(), angle.cos()], -1).to(self.linear.weight.dtype))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Shift and scale normalised features. Ref: Peebles & Xie, arXiv 2212.09748, section 3.2 (adaLN)."""
+    return x * (1 + scale) + shift

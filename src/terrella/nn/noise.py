@@ -1,0 +1,42 @@
+"""Random numbers from a key alone: the same (seed, frame, purpose) gives the same noise in any slot of any batch.
+
+A counter-based generator: each number is a hash of its key and index, so there is no stream to advance or to save.
+Ref: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011 (the idea); the hash is SplitMix64's finaliser
+(Steele et al., OOPSLA 2014), written in signed 64-bit tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+SAMPLE, CONTEXT = 1, 2  # purposes: what the noise is for
+
+
+def keyed_normal(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:
+    """Draw `count` standard normal numbers for each key: int64 seeds `(B,)`, frames `(B,)` -> float32 `(B, count)`."""
+    key = _mix(_mix(_mix(seeds) ^ frames) ^ purpose)
+    half = (count + 1) // 2
+    index = torch.arange(2 * half, device=seeds.device)
+    bits = _mix(key[:, None] + index * _wrap(0x9E3779B97F4A7C15))
+    uniform = ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+    radius = (-2 * torch.log1p(-uniform[:, :half])).sqrt()
+    angle = 2 * math.pi * uniform[:, half:]
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].float()
+
+
+def _wrap(constant: int) -> int:
+    return constant - (1 << 64) if constant >= 1 << 63 else constant
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, not arithmetic
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _wrap(0x9E3779B97F4A7C15)
+    x = (x ^ _shift(x, 30)) * _wrap(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _wrap(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)

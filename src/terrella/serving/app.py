@@ -1,0 +1,181 @@
+"""The server: a static page, a WebSocket, and one engine thread behind them.
+
+    GET /          the page            GET /healthz   200 while the engine thread lives
+    WS  /ws        the protocol of `terrella.serving.protocol`
+
+The web server is imported inside the functions that start it, so that importing this module stays cheap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import webbrowser
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ServingError
+from ..world import World
+from .catalogue import Catalogue
+from .guard import Guard, check_binding, is_loopback
+from .protocol import Limits
+from .scheduler import EngineThread
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+log = logging.getLogger("terrella.serving")
+STATIC = Path(__file__).parent / "static"
+Source = World | str | Path
+
+
+def create_app(
+    worlds: Source | Mapping[str, Source],
+    *,
+    truth: bool = True,
+    steps: int | None = None,
+    token: str | None = None,
+    local: bool = True,
+    gallery: bool = False,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """Build the application for one world, or for several by name; the first is shown first.
+
+    `truth` runs the true environment beside a world where it is installed. `steps` are denoising steps a frame. `token`
+    must be given by every client. `local` answers only to names of this machine. `gallery` adds the worlds that ship
+    with the package. Raises `ServingError` when there is nothing to serve.
+    """
+    from fastapi import FastAPI
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route, WebSocketRoute
+    from starlette.staticfiles import StaticFiles
+    from starlette.websockets import WebSocket
+
+    from .connection import Connection
+
+    limits = limits or Limits()
+    catalogue = Catalogue(_named(worlds, gallery=gallery), steps=steps)
+    thread = EngineThread(catalogue, limits, truth=truth)
+    connections: set[Any] = set()
+
+    async def play(socket: WebSocket) -> None:
+        connection = Connection(socket, thread, catalogue.names, limits, token)
+        connections.add(connection)
+        try:
+            await connection.run(full=len(connections) > limits.clients)
+        finally:
+            connections.discard(connection)
+
+    async def health(request: Request) -> PlainTextResponse:
+        del request
+        return PlainTextResponse("ok" if thread.alive else "stopped", 200 if thread.alive else 503)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        thread.start()
+        yield
+        thread.stop()
+
+    routes = [
+        WebSocketRoute("/ws", play),
+        Route("/healthz", health),
+        Mount("/", StaticFiles(directory=STATIC, html=True)),
+    ]
+    return FastAPI(
+        title="Terrella",
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, local=local)],
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+
+
+def create_server(
+    app: FastAPI, *, host: str = "127.0.0.1", port: int = 7860, limits: Limits | None = None
+) -> uvicorn.Server:
+    """Put an application under a web server that enforces the limit on message size; `run()` it."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=(limits or Limits()).message_bytes,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(
+    world: Source | Mapping[str, Source],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    open_browser: bool = False,
+    truth: bool = True,
+    steps: int | None = None,
+    token: str | None = None,
+    gallery: bool = True,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Let people play a world in their browser until interrupted.
+
+    `world` is a world, the path of a saved one, a gallery name, or several by name. `host` other than this machine
+    needs a `token`, which the page asks for. `port` 0 takes a free one. `on_ready` is called with the page's address
+    once it answers; it is logged as well. See `create_app` for the rest. Raises `ServingError` for an unsafe binding or
+    a port in use.
+    """
+    check_binding(host, token)
+    app = create_app(world, truth=truth, steps=steps, token=token, local=is_loopback(host), gallery=gallery)
+    server = create_server(app, host=host, port=port)
+    try:
+        socket = server.config.bind_socket()
+    except SystemExit as error:
+        raise ServingError(
+            f"port {port} of {host} cannot be bound; choose another port, or 0 for a free one."
+        ) from error
+    name = f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{socket.getsockname()[1]}/"
+
+    def announce() -> None:
+        while not server.started:
+            if server.should_exit:
+                return
+            time.sleep(0.05)
+        log.info("playing at %s", url)
+        if on_ready is not None:
+            on_ready(url)
+        if open_browser:
+            webbrowser.open(url)
+
+    threading.Thread(target=announce, name="terrella-announce", daemon=True).start()
+    server.run([socket])
+
+
+def _named(worlds: Source | Mapping[str, Source], *, gallery: bool) -> dict[str, Source]:
+    """Give every world the name by which clients ask for it."""
+    named: dict[str, Source] = {}
+    if isinstance(worlds, World):
+        named[worlds.name or "world"] = worlds
+    elif isinstance(worlds, Mapping):
+        named.update(worlds)
+    else:
+        in_gallery = str(worlds) in World.list_gallery() and not (Path(worlds) / "world.json").exists()
+        named[str(worlds) if in_gallery else Path(worlds).resolve().name or "world"] = worlds
+    if gallery:
+        for name in World.list_gallery():
+            named.setdefault(name, name)
+    return named

@@ -1,0 +1,122 @@
+"""The worlds a server offers, by name. Clients never send a path: a name outside the list is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import to_json
+from ..engine import Engine
+from ..errors import ConfigError, ServingError, did_you_mean
+from ..spec import WorldSpec
+from ..world import World
+from .truth import Truth
+
+POWERS = (1, 2, 4, 8, 16, 32)  # numbers of denoising steps to offer
+CONTEXT = 4  # transitions before the first frame, for a world without recorded starts
+
+
+@dataclass
+class Served:
+    """A loaded world and its engines, one for each number of denoising steps that somebody asked for."""
+
+    name: str
+    world: World
+    steps: int | None = None
+    _engines: dict[int | None, Engine] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> WorldSpec:
+        """What its observations and actions look like."""
+        return self.world.spec
+
+    @property
+    def context(self) -> int:
+        """Transitions that a start gives it."""
+        return self.world.starts.actions.shape[1] if self.world.starts is not None else CONTEXT
+
+    def engine(self, steps: int | None = None) -> Engine:
+        """The engine that takes `steps` denoising steps a frame (none: the server's choice, else the world's)."""
+        steps = steps or self.steps
+        if steps not in self._engines:
+            self._engines[steps] = Engine(self.world, steps=steps)
+        return self._engines[steps]
+
+    @cached_property
+    def step_choices(self) -> tuple[int, ...]:
+        """The numbers of denoising steps that this world can take."""
+        possible = []
+        for steps in POWERS:
+            try:
+                self.engine(steps)
+            except ConfigError:
+                continue
+            possible.append(steps)
+        return tuple(possible)
+
+    def recorded(self, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """A recorded context chosen by `seed`: stream -> `(1, c+1, ...)`, actions `(1, c, W)`."""
+        starts = self.world.starts
+        if starts is None:
+            env = self.spec.env.id or "unnamed"
+            raise ServingError(
+                f"world {self.name!r} has no recorded starts, and its environment ({env}) does not run here."
+            )
+        row = seed % len(starts.actions)
+        return {k: v[row : row + 1] for k, v in starts.observations.items()}, starts.actions[row : row + 1]
+
+    def truth(self) -> Truth:
+        """The world's environment, made again."""
+        return Truth(self.spec, self.context)
+
+    def about(self) -> dict[str, Any]:
+        """Everything a page needs to show and drive this world, as JSON values."""
+        spec = self.spec
+        action = to_json(spec.action)
+        streams = [{"name": n, **to_json(s)} for n, s in spec.modelled.items()]
+        return {
+            "name": self.name,
+            "env": spec.env.id,
+            "env_kwargs": to_json(spec.env.kwargs),
+            "streams": streams,
+            "action": action,
+            "action_names": list(spec.action_names),
+            "keys": to_json(spec.keys),
+            "noop": None if spec.noop is None else list(spec.noop),
+            "fps": spec.fps,
+            "steps": self.steps or self.world.decoder.steps,
+            "step_choices": list(self.step_choices),
+            "parameters": sum(p.numel() for p in self.world.parameters()),
+            "card": self.world.card,
+        }
+
+
+class Catalogue:
+    """Worlds by name, loaded when first asked for."""
+
+    def __init__(self, worlds: Mapping[str, World | str | Path], *, steps: int | None = None) -> None:
+        if not worlds:
+            raise ServingError("there is no world to serve; pass at least one.")
+        self._sources = dict(worlds)
+        self._steps = steps
+        self._served: dict[str, Served] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that `get` knows, in the order given."""
+        return tuple(self._sources)
+
+    def get(self, name: str) -> Served:
+        """Return the world called `name`; raises `UnknownName` for any other string."""
+        if name not in self._sources:
+            raise did_you_mean(name[:80], self._sources, "world")
+        if name not in self._served:
+            source = self._sources[name]
+            world = source if isinstance(source, World) else World.load(source)
+            self._served[name] = Served(name, world, self._steps)
+        return self._served[name]

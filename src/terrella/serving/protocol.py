@@ -1,0 +1,383 @@
+"""What a page and a server say to each other: JSON text for control, binary messages for frames.
+
+A client begins with `hello` and then opens sessions, each with a number that all later messages carry. Every frame of a
+session arrives as its parts (one binary message a stream, header below), closed by one `tick` in JSON; the client
+answers with `ack` once it has shown it. No session runs more than `Limits.window` frames ahead of its acks.
+
+Frame header, 32 bytes, little endian: magic `WMF1`, kind u8, session u8, flags u16, epoch u32, frame u32,
+action_seq u32 (the last action consumed), gen_us u32, width u16, height u16, payload_len u32. Flags: bit 0 the frame
+was late, bit 1 it was replayed, bit 2 it is the true environment's; bits 8-15 are the stream's index in the world's
+order, 255 for a rendered picture. A session's epoch grows whenever its past changes (reset, rewind), so that late
+frames of the old past can be told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ..config import from_json, to_json
+from ..errors import ConfigError, ServingError
+
+PROTOCOL = 1
+MAGIC = b"WMF1"
+HEADER = struct.Struct("<4sBBHIIIIHHI")
+RAW, JPEG, VECTOR = 0, 1, 5  # 2, 3 and 4 are kept for WebP and H.264
+LATE, REPLAYED, TRUE = 1, 2, 4
+PICTURE = 255  # stream index of a rendered picture
+
+POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client and the whole server may use. Bytes, seconds, or counts."""
+
+    message_bytes: int = 4096
+    messages_per_second: int = 240
+    hello_seconds: float = 5.0
+    idle_seconds: float = 1800.0
+    panes: int = 8
+    clients: int = 16
+    sessions: int = 32
+    window: int = 2
+    outbox: int = 512
+    text: int = 500
+    steps_at_once: int = 16
+    max_fps: float = 60.0
+    keyframe_every: int = 8
+    keyframe_bytes: int = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First message: the protocol's version, and the token when the server asks for one."""
+
+    protocol: int
+    token: str | None = None
+
+
+@dataclass(frozen=True)
+class Open:
+    """Begin a session, paused: which world, from which seed, with the true environment beside it or not."""
+
+    world: str
+    seed: int = 0
+    truth: bool = True
+    steps: int | None = None
+    fps: float | None = None
+    req: int = 0
+
+    def __post_init__(self) -> None:
+        _between("seed", self.seed, 0, 2**31 - 1)
+        if self.steps is not None:
+            _between("steps", self.steps, 1, 64)
+        if self.fps is not None:
+            _between("fps", self.fps, 0.5, Limits.max_fps)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is held from now on: a row, a text, or neither for nothing. `seq` counts up; frames name the last used."""
+
+    session: int
+    seq: int
+    row: tuple[float, ...] | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        _between("seq", self.seq, 0, 2**32 - 1)
+        if self.row is not None and self.text is not None:
+            raise ServingError("an action has a row or a text, not both.")
+
+
+@dataclass(frozen=True)
+class Ack:
+    """The client has shown this frame."""
+
+    session: int
+    epoch: int
+    frame: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Stop the clock."""
+
+    session: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Let the clock run."""
+
+    session: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Advance a paused session by `n` frames."""
+
+    session: int
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        _between("n", self.n, 1, Limits.steps_at_once)
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Begin again, with a new seed if one is given."""
+
+    session: int
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            _between("seed", self.seed, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """Go back to exactly this frame; what came after it is forgotten."""
+
+    session: int
+    frame: int
+
+    def __post_init__(self) -> None:
+        _between("frame", self.frame, 0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Open another session that shares this one's past, from the present or from an earlier frame."""
+
+    session: int
+    frame: int | None = None
+    req: int = 0
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Put the true environment's last frames in place of the world's own."""
+
+    session: int
+
+
+@dataclass(frozen=True)
+class Set:
+    """Change how a session runs: frames a second, denoising steps, waiting for actions, stopping at a predicted end."""
+
+    session: int
+    fps: float | None = None
+    steps: int | None = None
+    turns: bool | None = None
+    stop_at_end: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None:
+            _between("fps", self.fps, 0.5, Limits.max_fps)
+        if self.steps is not None:
+            _between("steps", self.steps, 1, 64)
+
+
+@dataclass(frozen=True)
+class Close:
+    """End a session and free what it held."""
+
+    session: int
+
+
+Message = Hello | Open | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
+MESSAGES: dict[str, type] = {
+    kind.__name__.lower(): kind
+    for kind in (Hello, Open, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The 32 bytes before a part of a frame; `pack` and `unpack` are inverse."""
+
+    kind: int
+    session: int
+    flags: int = 0
+    epoch: int = 0
+    frame: int = 0
+    seq: int = 0
+    gen_us: int = 0
+    width: int = 0
+    height: int = 0
+    length: int = 0
+
+    def pack(self) -> bytes:
+        """Write the header as 32 bytes."""
+        return HEADER.pack(
+            MAGIC,
+            self.kind,
+            self.session,
+            self.flags,
+            self.epoch,
+            self.frame,
+            self.seq,
+            min(self.gen_us, 2**32 - 1),
+            self.width,
+            self.height,
+            self.length,
+        )
+
+    @classmethod
+    def unpack(cls, message: bytes) -> tuple[Header, bytes]:
+        """Split a binary message into header and payload; raises `ServingError` when it is cut short or not ours."""
+        if len(message) < HEADER.size or message[:4] != MAGIC:
+            raise ServingError(f"a frame begins with {MAGIC!r} and a {HEADER.size}-byte header; got {message[:8]!r}.")
+        header = cls(*HEADER.unpack_from(message)[1:])
+        payload = message[HEADER.size :]
+        if len(payload) != header.length:
+            raise ServingError(f"a frame's payload has {len(payload)} bytes; its header says {header.length}.")
+        return header, payload
+
+    @property
+    def stream(self) -> int:
+        """Index of the stream, 255 for a rendered picture."""
+        return self.flags >> 8
+
+
+def parse(text: str, limits: Limits = Limits()) -> Message:
+    """Read one message of a client; raises `ServingError` for anything but a well-formed one.
+
+    Fields are checked by name, type and range; unknown ones are refused. Whether a session or a world of that name
+    exists, and whether a row fits the world's actions, is for the receiver to say.
+    """
+    if len(text.encode("utf-8", "replace")) > limits.message_bytes:
+        raise ServingError(f"a message may have {limits.message_bytes} bytes; send less at once.")
+    try:
+        data = json.loads(text, parse_constant=_not_a_number)
+    except (ValueError, RecursionError) as error:
+        raise ServingError("a message is one JSON object without NaN or Infinity.") from error
+    if not isinstance(data, dict):
+        raise ServingError("a message is one JSON object with a 'type'.")
+    kind = data.pop("type", None)
+    if not isinstance(kind, str) or kind not in MESSAGES:
+        raise ServingError(f"unknown type {str(kind)[:40]!r}; expected one of {', '.join(MESSAGES)}.")
+    try:
+        message = from_json(MESSAGES[kind], data, kind)
+    except (ConfigError, OverflowError) as error:
+        raise ServingError(str(error)[:300]) from error
+    for name in ("text", "world", "token"):
+        value = getattr(message, name, None)
+        if isinstance(value, str) and len(value) > limits.text:
+            raise ServingError(f"{kind}.{name} has {len(value)} characters; at most {limits.text} are allowed.")
+    return message
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Answer to `hello`: limits, the names of the worlds and the one to show first."""
+
+    protocol: int
+    limits: Limits
+    worlds: tuple[str, ...]
+    default: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session exists; its first frame follows. `about` describes the world, `start` where its context is from."""
+
+    session: int
+    world: str
+    about: dict[str, Any]
+    seed: int
+    start: str
+    truth: bool
+    parent: int | None = None
+    req: int = 0
+
+
+@dataclass(frozen=True)
+class TrueTick:
+    """The true environment's side of a tick; `gap` is the mean absolute difference, 0 to 1 for images."""
+
+    reward: float
+    score: float
+    ended: bool
+    gap: float | None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Closes a frame whose parts came just before. `end` is the predicted chance that the episode ends here."""
+
+    session: int
+    epoch: int
+    frame: int
+    oldest: int
+    seq: int
+    reward: float
+    score: float
+    end: float
+    ended: bool
+    replayed: bool
+    late: bool
+    step_ms: float
+    truth: TrueTick | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a session runs, sent after every change. `reason` says why it stopped, if it did so by itself."""
+
+    session: int
+    running: bool
+    turns: bool
+    fps: float
+    steps: int | None
+    stop_at_end: bool
+    seed: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A session is gone; with a reason when the client did not ask for it."""
+
+    session: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Error:
+    """A message was refused. `fatal` ones are followed by the connection's end."""
+
+    code: str
+    message: str
+    session: int | None = None
+    req: int = 0
+    fatal: bool = False
+
+
+def dump(message: Any) -> str:
+    """Write a server's message as JSON text, `type` first; numbers that JSON lacks become null."""
+    body = {"type": type(message).__name__.lower(), **to_json(message)}
+    return json.dumps(_finite(body), separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list) else value
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r:.40}; expected {low} to {high}.")
+
+
+def _not_a_number(name: str) -> NoReturn:
+    raise ValueError(name)

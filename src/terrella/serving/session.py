@@ -1,0 +1,242 @@
+"""One person's line through a world, in the world's own time: advance, rewind, fork, begin again.
+
+A session remembers its past as keyframes (copies of its state, every few frames) and the actions in between. Rewinding
+takes the keyframe before the wanted frame and gives the logged actions again; noise is keyed by (seed, frame) and
+sessions are stepped alone, one row at a time, so the frame that comes back is the frame that was seen, bit for bit.
+
+States are copied with `select` and not forked: a fork shares its past in pieces, whose number would grow with every
+keyframe, and attention over other pieces rounds otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..engine import State
+from ..errors import ServingError
+from .catalogue import Served
+from .protocol import Limits
+from .truth import Mark, TrueFrame, Truth
+
+log = logging.getLogger("terrella.serving")
+FEWEST, MOST = 4, 512  # keyframes kept, whatever their size
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What there is to show at one frame: streams without batch axis, and the true environment's side if it runs.
+
+    `end` is the predicted probability that the episode ends here; `score` the sum of predicted rewards; `gap` the mean
+    absolute difference between world and truth, images scaled to 0..1.
+    """
+
+    frame: int
+    observation: dict[str, np.ndarray]
+    reward: float = 0.0
+    score: float = 0.0
+    end: float = 0.0
+    ended: bool = False
+    truth: TrueFrame | None = None
+    gap: float | None = None
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A moment to come back to. Its state is only ever copied, never stepped, so sessions may share it."""
+
+    shot: Shot
+    state: State
+    truth: Mark | None
+
+    @property
+    def frame(self) -> int:
+        """Frames since the session's start."""
+        return self.shot.frame
+
+
+class Session:
+    """A line of play in one world.
+
+    `truth` runs beside it and is closed with it. `sound` turns false when a step failed half-way: such a session can
+    only be closed. `notice` holds a sentence for the person when the true environment failed, until it is read. Raises
+    `ServingError` for a frame out of reach or numbers that are not finite.
+    """
+
+    def __init__(
+        self, served: Served, *, seed: int, truth: Truth | None, limits: Limits, steps: int | None = None
+    ) -> None:
+        self.served = served
+        self.truth = truth
+        self.steps = steps
+        self.notice = ""
+        self.sound = True
+        self._limits = limits
+        self.begin(seed)
+
+    def begin(self, seed: int) -> Shot:
+        """Start from `seed`: frame 0 is the last frame of a context from the environment, or of a recorded one."""
+        self.sound = False
+        self.seed = seed
+        self._log: list[tuple[np.ndarray, int | None]] = []
+        self._keyframes: deque[Keyframe] = deque()
+        self.from_environment = self.truth is not None and self._attempt_truth("begin", lambda t: t.begin(seed))
+        if self.truth is not None and self.from_environment:
+            observations, rows = self.truth.start()
+        else:
+            observations, rows = self.served.recorded(seed)
+        return self._start(0, observations, rows)
+
+    def advance(self, row: np.ndarray) -> Shot:
+        """Give one flat action row and return the next shot."""
+        shot = self._step(row, self.steps)
+        self._log.append((row, self.steps))
+        if shot.frame % self._limits.keyframe_every == 0:
+            self._remember()
+        return shot
+
+    def rewind(self, frame: int) -> Shot:
+        """Return to `frame` exactly and forget what came after it."""
+        self._in_reach(frame)
+        self.sound = False
+        while self._keyframes[-1].frame > frame:
+            self._keyframes.pop()
+        key = self._keyframes[-1]
+        replay = self._log[key.frame - self.oldest : frame - self.oldest]
+        del self._log[frame - self.oldest :]
+        self._state, self.shot = key.state.select([0]), key.shot
+        if self.truth is not None:
+            mark = key.truth
+            if mark is None or not self._attempt_truth("go back", lambda t: t.back(mark)):
+                self.truth = None
+        for row, steps in replay:
+            self._step(row, steps)
+        self.sound = True
+        return self.shot
+
+    def fork(self, frame: int | None = None) -> Session:
+        """Return another session with this one's past, at `frame` or at the present; this one is left as it is."""
+        self._in_reach(self.shot.frame if frame is None else frame)
+        child = copy.copy(self)
+        child._log, child._keyframes = list(self._log), deque(self._keyframes)
+        child._state = self._state.select([0])
+        child.truth = None
+        try:
+            child.truth = self.truth.fork(self.truth.mark()) if self.truth is not None else None
+        except Exception as error:
+            child.notice = _lost("be forked", error)
+        if frame is not None and frame != self.shot.frame:
+            child.rewind(frame)
+        return child
+
+    def sync(self) -> Shot:
+        """Begin again from the true environment's last frames, keeping the count of frames."""
+        if self.truth is None or self.truth.frame.ended:
+            raise ServingError("there is no running true environment to take frames from; reset the session.")
+        return self._start(self.shot.frame, *self.truth.start())
+
+    @property
+    def oldest(self) -> int:
+        """The earliest frame that a rewind can reach."""
+        return self._keyframes[0].frame
+
+    def close(self) -> None:
+        """Free the true environment; the state goes with the session."""
+        if self.truth is not None:
+            self.truth.close()
+            self.truth = None
+
+    def _start(self, frame: int, observations: dict[str, np.ndarray], rows: np.ndarray) -> Shot:
+        engine = self.served.engine(self.steps)
+        self.sound = False
+        self._state = engine.start(observations, rows if rows.shape[1] else None, seeds=[self.seed])
+        seen = {name: observations[name][0, -1] for name in self.served.spec.modelled}
+        score = self.shot.score if frame else 0.0
+        self.shot = Shot(frame, seen, score=score, truth=self.truth.frame if self.truth else None)
+        self._remember()
+        self.sound = True
+        return self.shot
+
+    def _step(self, row: np.ndarray, steps: int | None) -> Shot:
+        engine, self.sound = self.served.engine(steps), False
+        self._state, frame = engine.step(self._state, np.asarray(row, np.float32)[None])
+        seen = {name: np.asarray(frame.observation[name][0]) for name in self.served.spec.modelled}
+        reward, end = float(frame.reward[0]), float(frame.terminated[0])
+        if not np.isfinite([reward, end]).all() or not all(np.isfinite(a).all() for a in seen.values()):
+            raise ServingError(f"the world's frame {self.shot.frame + 1} is not finite; the session cannot go on.")
+        true = None
+        if self.truth is not None and self._attempt_truth("step", lambda t: t.step(row)):
+            true = self.truth.frame
+        self.shot = Shot(
+            frame=self.shot.frame + 1,
+            observation=seen,
+            reward=reward,
+            score=self.shot.score + reward,
+            end=end,
+            ended=bool(frame.ended[0]),
+            truth=true,
+            gap=_gap(seen, true) if true is not None and not true.ended else None,
+        )
+        self.sound = True
+        return self.shot
+
+    def _remember(self) -> None:
+        while self._keyframes and self._keyframes[-1].frame >= self.shot.frame:
+            self._keyframes.pop()
+        mark = None
+        if self.truth is not None:
+            try:
+                mark = self.truth.mark()
+            except Exception as error:
+                self._drop_truth("save its state", error)
+        self._keyframes.append(Keyframe(self.shot, self._state.select([0]), mark))
+        most = min(max(self._limits.keyframe_bytes // self._state.nbytes, FEWEST), MOST)
+        while len(self._keyframes) > most:
+            gone = self._keyframes.popleft()
+            del self._log[: self.oldest - gone.frame]
+
+    def _in_reach(self, frame: int) -> None:
+        if not self.oldest <= frame <= self.shot.frame:
+            raise ServingError(
+                f"frame {frame} is out of reach; this session remembers {self.oldest} to {self.shot.frame}."
+            )
+
+    def _attempt_truth(self, what: str, act: Callable[[Truth], object]) -> bool:
+        """Let the environment do something; one that fails is dropped, and the world goes on alone."""
+        if self.truth is None:
+            return False
+        try:
+            act(self.truth)
+        except Exception as error:
+            self._drop_truth(what, error)
+            return False
+        return True
+
+    def _drop_truth(self, what: str, error: Exception) -> None:
+        self.notice = _lost(what, error)
+        if self.truth is not None:
+            try:
+                self.truth.close()
+            except Exception:
+                log.debug("closing a failed environment failed", exc_info=True)
+        self.truth = None
+
+
+def _lost(what: str, error: Exception) -> str:
+    log.warning("the true environment could not %s", what, exc_info=error)
+    return f"The true environment could not {what} ({type(error).__name__}); the world goes on without it."
+
+
+def _gap(seen: dict[str, np.ndarray], true: TrueFrame) -> float:
+    """Mean absolute difference, over images if there are any (0..1), else over vectors (in their own units)."""
+    images = [name for name, a in seen.items() if a.dtype == np.uint8]
+    gaps = []
+    for name in images or list(seen):
+        difference = np.abs(seen[name].astype(np.float32) - true.observation[name].astype(np.float32))
+        gaps.append(float(difference.mean()) / (255.0 if images else 1.0))
+    return float(np.mean(gaps))

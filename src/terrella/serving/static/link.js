@@ -1,0 +1,62 @@
+// The socket: JSON out, frames in. Parts of a frame are gathered until the tick that closes it.
+
+export const RAW = 0, JPEG = 1, VECTOR = 5, TRUE = 4, PICTURE = 255;
+const HEADER = 32, MAGIC = 0x31464d57; // "WMF1", little endian
+
+/** Read one binary message into {kind, session, truth, stream, width, height, data}; null when it is not a frame. */
+export function readPart(buffer) {
+  if (buffer.byteLength < HEADER) return null;
+  const view = new DataView(buffer);
+  const length = view.getUint32(28, true);
+  if (view.getUint32(0, true) !== MAGIC || buffer.byteLength !== HEADER + length) return null;
+  const flags = view.getUint16(6, true), kind = view.getUint8(4);
+  const data = kind === VECTOR ? new Float32Array(buffer, HEADER, length / 4) : new Uint8Array(buffer, HEADER, length);
+  return {
+    kind, data,
+    session: view.getUint8(5), truth: (flags & TRUE) !== 0, stream: flags >> 8,
+    width: view.getUint16(24, true), height: view.getUint16(26, true),
+  };
+}
+
+/** A connection that calls `on[type](message)` for each message and `on.lost(code, reason)` once, at its end. */
+export class Link {
+  constructor(on, token) {
+    this.on = on;
+    this.parts = new Map();
+    this.refusal = null;
+    const url = new URL("ws", location.href);
+    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    url.search = url.hash = "";
+    this.socket = new WebSocket(url);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onopen = () => this.send("hello", token ? { protocol: 1, token } : { protocol: 1 });
+    this.socket.onmessage = (event) => this.receive(event.data);
+    this.socket.onclose = (event) => on.lost(event.code, this.refusal);
+  }
+
+  send(type, body = {}) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...body }));
+  }
+
+  receive(data) {
+    if (typeof data !== "string") {
+      const part = readPart(data);
+      if (part === null) return;
+      if (!this.parts.has(part.session)) this.parts.set(part.session, []);
+      this.parts.get(part.session).push(part);
+      return;
+    }
+    const message = JSON.parse(data);
+    if (message.type === "tick") {
+      message.parts = this.parts.get(message.session) ?? [];
+      this.parts.delete(message.session);
+    }
+    if (message.type === "error" && message.fatal) this.refusal = message;
+    this.on[message.type]?.(message);
+  }
+
+  close() {
+    this.socket.onclose = null;
+    this.socket.close();
+  }
+}

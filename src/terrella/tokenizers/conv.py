@@ -1,0 +1,109 @@
+"""Convolutional autoencoder for images: continuous tokens, few a frame, each frame by itself.
+
+An image is folded into `fold x fold` blocks (space to depth), so that all convolutions run on a small grid, where a CPU
+is fast. Latents are squashed only by a little noise in training, which keeps them smooth; a deterministic autoencoder
+with noise on its latents is enough when a diffusion model follows (Chen et al., arXiv 2406.07524, appendix, and the
+tokenizer of Dreamer 4, arXiv 2509.24527, drop the KL term too).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+from ..nn.latents import TokenSpec
+from ..registry import register
+from ..spec import StreamSpec
+from .base import Tokenizer
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """`channels` a token; one token covers `stride x stride` pixels; `width` features; `blocks` residual blocks a level."""
+
+    channels: int = 16
+    stride: int = 8
+    fold: int = 4
+    width: int = 96
+    blocks: int = 1
+    noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        ratio = self.stride / self.fold
+        if ratio < 1 or log2(ratio) % 1:
+            raise ConfigError(f"stride {self.stride} must be fold ({self.fold}) times a power of two.")
+
+
+@register("tokenizer", "conv")
+class Conv(Tokenizer):
+    """The default tokenizer for images; height and width must be multiples of `stride`."""
+
+    Config = ConvConfig
+
+    def __init__(self, config: ConvConfig, stream: StreamSpec):
+        h, w, colours = stream.shape
+        if h % config.stride or w % config.stride:
+            raise ConfigError(f"image size {h}x{w} is not a multiple of {config.stride}; record with --size or resize.")
+        self.rows, self.columns = h // config.stride, w // config.stride
+        places = tuple((float(r), float(c)) for r in range(self.rows) for c in range(self.columns))
+        super().__init__(stream, TokenSpec(len(places), config.channels, places))
+        self.config = config
+        levels = int(log2(config.stride // config.fold))
+        widths = [config.width * 3 ** min(i, 1) // 2 ** min(i, 1) for i in range(levels + 1)]
+        folded = colours * config.fold**2
+
+        down: list[nn.Module] = [nn.PixelUnshuffle(config.fold), nn.Conv2d(folded, widths[0], 3, padding=1)]
+        for i, width in enumerate(widths):
+            down += [_Residual(width) for _ in range(config.blocks)]
+            if i < levels:
+                down += [nn.Conv2d(width, widths[i + 1], 2, stride=2)]
+        down += [nn.Conv2d(widths[-1], config.channels, 1)]
+        self.encoder = nn.Sequential(*down)
+
+        up: list[nn.Module] = [nn.Conv2d(config.channels, widths[-1], 3, padding=1)]
+        for i in reversed(range(levels + 1)):
+            up += [_Residual(widths[i]) for _ in range(config.blocks + (i == levels))]
+            if i > 0:
+                up += [nn.Conv2d(widths[i], 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
+        up += [nn.Conv2d(widths[0], folded, 3, padding=1), nn.PixelShuffle(config.fold)]
+        self.decoder = nn.Sequential(*up)
+
+    def encode_raw(self, obs: Tensor) -> Tensor:
+        """Encode uint8 images `(..., h, w, C)`."""
+        lead = obs.shape[:-3]
+        weight = self.encoder[1].weight
+        x = obs.reshape(-1, *self.stream.shape).permute(0, 3, 1, 2).to(weight.dtype) / 127.5 - 1
+        z = self.encoder(x.contiguous(memory_format=torch.channels_last))
+        return z.flatten(2).transpose(1, 2).unflatten(0, lead) if lead else z.flatten(2).transpose(1, 2)[0]
+
+    def decode_raw(self, z: Tensor) -> Tensor:
+        """Decode to floats in about [0, 1], `(..., h, w, C)`."""
+        lead = z.shape[:-2]
+        grid = z.reshape(-1, self.rows, self.columns, self.config.channels).permute(0, 3, 1, 2)
+        x = self.decoder(grid.to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last))
+        x = (x.permute(0, 2, 3, 1) + 1) / 2
+        return x.unflatten(0, lead) if lead else x[0]
+
+    def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
+        """Squared error plus a little absolute error of pixels in [0, 1], with noise on the latents, and unit scale wanted."""
+        z = self.encode_raw(obs).float()
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        x = self.decode_raw(z + self.config.noise * noise).float()
+        error = x - obs.float() / 255
+        return error.square().mean() + 0.05 * error.abs().mean() + 1e-4 * F.relu(z.square() - 4).mean()
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8 if width % 8 == 0 else 1, width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(self.norm(x))))

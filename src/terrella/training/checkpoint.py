@@ -1,0 +1,40 @@
+"""Where training stands, on disk: tensors in safetensors, the rest in JSON; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import TrainingError
+
+
+def save_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
+    """Write tensors by group and JSON values into one file, replaced in one move."""
+    tensors = {f"{g}|{k}": v.detach().cpu().contiguous() for g, group in groups.items() for k, v in group.items()}
+    partial = path.with_name(path.name + ".tmp")
+    save_file(tensors, str(partial), {"terrella": json.dumps(about)})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote; raises `TrainingError` when it is damaged."""
+    try:
+        groups: dict[str, dict[str, Tensor]] = {}
+        with safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {})["terrella"])
+            for name in file.keys():  # noqa: SIM118  (not a mapping)
+                group, key = name.split("|", 1)
+                groups.setdefault(group, {})[key] = file.get_tensor(name)
+        return groups, about
+    except (KeyError, ValueError, OSError, SafetensorError) as error:
+        raise TrainingError(f"the checkpoint {path} is damaged ({error}); delete it to train from the start.") from error
+
+

@@ -1,0 +1,66 @@
+"""The loss of a batch of clips, and how the past that it is given is made unreliable, as the model's own past will be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..world import World
+from .presets import TrainingConfig
+
+SELF_FED_FROM = 0.3  # of training: earlier predictions are not worth feeding
+KEEP = 0.6  # of the frames of a self-fed clip stay real
+
+
+def clip_loss(
+    world: World,
+    config: TrainingConfig,
+    z_BTNZ: Tensor,
+    action_BTW: Tensor,
+    reward_BT: Tensor,
+    end_BT: Tensor,
+    progress: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the training loss of clips of T frames.
+
+    action_BTW: the row that led to each frame (NaN for the first). reward, end: of the same transition. progress: share of
+    training done, in [0, 1]. Returns a scalar and its parts. The first frame of a clip is context only.
+
+    Past frames carry noise of a level drawn for each and told to the network (Dreamer 4, arXiv 2509.24527); in a share
+    of batches some are replaced by the model's own one-step predictions, made in parallel from the real past (a parallel
+    form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real.
+    """
+    past = z_BTNZ
+    fed = progress >= SELF_FED_FROM and torch.rand((), generator=generator).item() < config.self_fed
+    if fed:
+        past = _self_fed(world, config, z_BTNZ, action_BTW, generator)
+    noisy, tau = _context(past, config.context_noise, generator)
+    outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau)
+    latent = world.decoder.loss(predict, z_BTNZ, progress, generator)[:, 1:].mean()
+    wanted = (reward_BT - world.reward_shift) / world.reward_scale
+    reward = F.mse_loss(outcome.reward[:, 1:].float(), wanted[:, 1:])
+    end = F.binary_cross_entropy_with_logits(outcome.end[:, 1:].float(), end_BT[:, 1:])
+    total = latent + config.reward_weight * reward + config.end_weight * end
+    return total, {"latent": latent.detach(), "reward": reward.detach(), "end": end.detach()}
+
+
+def _context(z: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    tau = 1 - most * torch.rand(z.shape[:2], generator=generator, device=z.device)
+    level = tau[..., None, None].to(z.dtype)
+    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+    return level * z + (1 - level) * noise, tau
+
+
+@torch.no_grad()
+def _self_fed(
+    world: World, config: TrainingConfig, z: Tensor, action: Tensor, generator: torch.Generator
+) -> Tensor:
+    noisy, tau = _context(z, config.context_noise, generator)
+    _, predict = world.dynamics.parallel(noisy, action, tau)
+    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+    dreamed = world.decoder.sample(predict, noise, 1)
+    real = torch.rand(*z.shape[:2], 1, 1, generator=generator, device=z.device) < KEEP
+    real[:, 0] = True
+    return torch.where(real, z, dreamed)

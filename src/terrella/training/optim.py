@@ -1,0 +1,102 @@
+"""The optimiser: Muon for the matrices inside the backbone's layers, AdamW for everything else.
+
+Ref: Jordan et al., Muon, 2024 (orthogonalised momentum); step sizes matched to AdamW's as in Liu et al., arXiv 2502.16982.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+
+
+class Optimizer:
+    """Two optimisers stepped as one, with a learning rate that follows training's progress.
+
+    The rate rises over the first steps, stays, and falls linearly over the last half.
+    """
+
+    WARM_STEPS = 100
+    FLAT = 0.5
+
+    def __init__(self, module: nn.Module, lr: float, weight_decay: float, clip_norm: float, muon: bool):
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        inner = {id(p) for n, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in n and "table" not in n}
+        matrices = [p for p in self.parameters if id(p) in inner]
+        rest = [p for p in self.parameters if id(p) not in inner]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=min(lr, 1e-3) if muon else lr, weight_decay=weight_decay, betas=(0.9, 0.95))
+        ]
+        if matrices:
+            self.parts.append(
+                torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        self.rates = [group["lr"] for part in self.parts for group in part.param_groups]
+        self.clip_norm = clip_norm
+
+    def step(self, loss: Tensor, step: int, progress: float) -> None:
+        """Take one step down `loss`; raises `TrainingError` when it is not finite."""
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {float(loss)} at step {step}; lower TrainingConfig.lr and resume.")
+        scale = min(1.0, (step + 1) / self.WARM_STEPS) * min(1.0, (1 - progress) / (1 - self.FLAT) + 0.01)
+        for group, rate in zip((g for part in self.parts for g in part.param_groups), self.rates):
+            group["lr"] = rate * scale
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        for part in self.parts:
+            part.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the optimisers' memory, name -> tensor, for a checkpoint."""
+        out = {}
+        for i, part in enumerate(self.parts):
+            for j, p in enumerate(_members(part)):
+                for key, value in part.state.get(p, {}).items():
+                    out[f"{i}/{j}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        return out
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the memory of a checkpoint back."""
+        for name, value in tensors.items():
+            i, j, key = name.split("/")
+            part = self.parts[int(i)]
+            p = _members(part)[int(j)]
+            part.state[p][key] = value.clone() if key == "step" else value.to(p.device).clone()
+
+
+class Average:
+    """An exponential moving average of weights, whose memory grows with training (a twentieth of the steps so far).
+
+    Ref: Karras et al., arXiv 2312.02696, section 3 (power-function averages).
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.shadow = {k: v.detach().clone() for k, v in self._live()}
+
+    def _live(self) -> Iterable[tuple[str, Tensor]]:
+        return ((k, v) for k, v in self.module.named_parameters())
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after `step` steps."""
+        weight = max(1 / (step + 1), 1 / (0.05 * step + 10))
+        for name, value in self._live():
+            self.shadow[name].lerp_(value, weight)
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Swap the weights and their average; call twice to come back."""
+        for name, value in self._live():
+            kept = value.detach().clone()
+            value.copy_(self.shadow[name])
+            self.shadow[name].copy_(kept)
+
+
+def _members(part: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in part.param_groups for p in group["params"]]

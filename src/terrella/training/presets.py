@@ -1,0 +1,99 @@
+"""One dial for size: `tiny`, `small`, `base`, or `auto`, which follows the budget and the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import did_you_mean
+from ..spec import WorldSpec
+from ..world import Part, WorldConfig
+from .budget import Budget
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the weights are found. Lengths in transitions (a clip of 12 has 13 frames).
+
+    batch: clips a step. lr: of the backbone (matrices by Muon, the rest by AdamW). tokenizer_share: part of the budget
+    for tokenizers, which come first. context_noise: largest noise on past frames. self_fed: share of batches whose
+    past is partly the model's own prediction. reward_weight, end_weight: of the two heads.
+    """
+
+    batch: int = 8
+    length: int = 12
+    lr: float = 3e-3
+    tokenizer_lr: float = 2e-3
+    tokenizer_batch: int = 32
+    tokenizer_share: float = 0.25
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    context_noise: float = 0.3
+    self_fed: float = 0.3
+    reward_weight: float = 0.1
+    end_weight: float = 0.1
+    checkpoint_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """A point on the dial."""
+
+    dim: int
+    layers: int
+    window: int
+    width: int  # of the convolutional tokenizer
+    channels: int  # numbers a token
+    pixels: int  # a token of a 64-pixel image covers pixels x pixels; larger images keep the number of tokens
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+SIZES = {
+    "debug": Size(32, 2, 4, 16, 8, 16, TrainingConfig(batch=4, length=4, tokenizer_batch=8)),
+    "tiny": Size(192, 4, 12, 64, 48, 16),
+    "small": Size(320, 8, 24, 96, 32, 8, TrainingConfig(batch=16, length=24)),
+    "base": Size(640, 12, 32, 128, 32, 8, TrainingConfig(batch=32, length=32, lr=1e-3)),
+}
+
+
+def pick(preset: str, budget: Budget, device: torch.device) -> str:
+    """Resolve `auto`: the largest size that the budget can fill on the device; raises `UnknownName`."""
+    if preset != "auto":
+        if preset not in SIZES:
+            raise did_you_mean(preset, [*SIZES, "auto"], "preset")
+        return preset
+    minutes = (budget.seconds or 3600.0) / 60
+    if device.type == "cpu":
+        return "tiny" if minutes < 240 else "small"
+    return "tiny" if minutes < 3 else "small" if minutes < 60 else "base"
+
+
+def world_config(preset: str, spec: WorldSpec, decoder: str = "shortcut") -> WorldConfig:
+    """Choose the parts of a world of one size for a dataset's observations."""
+    size = SIZES[preset]
+    images = any(s.kind == "image" for s in spec.modelled.values())
+    channels = size.channels if images else 16
+    tokenizers: dict[str, Part] = {}
+    for name, stream in spec.modelled.items():
+        if stream.kind == "vector":
+            tokenizers[name] = Part("vector", {"channels": channels})
+        else:
+            settings = {"channels": channels, "width": size.width}
+            tokenizers[name] = Part("conv", settings | _stride(stream.shape, size.pixels))
+    heads = max(1, size.dim // 64)
+    dynamics: dict[str, Any] = {"dim": size.dim, "layers": size.layers, "heads": heads, "window": size.window}
+    return WorldConfig(Part("transformer", dynamics), Part(decoder), tokenizers)
+
+
+def _stride(shape: tuple[int, ...], pixels: int) -> dict[str, int]:
+    """Keep about the tokens of a 64-pixel image; fall back to what divides an odd size."""
+    wanted = pixels * max(1, round(min(shape[:2]) / 64))
+    for stride in (s for s in (wanted, 32, 16, 8, 4, 2, 1) if s <= wanted):
+        if shape[0] % stride == 0 and shape[1] % stride == 0:
+            fold = 4 if stride % 4 == 0 else stride
+            ratio = stride // fold
+            if ratio & (ratio - 1) == 0:
+                return {"stride": stride, "fold": fold}
+    return {"stride": 1, "fold": 1}

@@ -1,0 +1,212 @@
+"""A world: what it is of (spec), its parts (tokenizers, dynamics, decoder), and its files.
+
+    world.json            format, spec, config, training record, card
+    weights.safetensors   every tensor, float32 or float16
+    starts.safetensors    a few recorded beginnings, so that it can be entered without its environment
+    card.md, preview.webp for people
+
+Loading reads JSON and tensors; it never runs code from a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from . import decoders, dynamics, tokenizers  # noqa: F401  (registers the parts)
+from .config import from_json, to_json
+from .data.episode import Clips
+from .errors import ConfigError, SpecError, WorldError, did_you_mean
+from .nn.latents import TokenSpec
+from .registry import lookup
+from .spec import WorldSpec
+
+FORMAT = 1
+GALLERY = Path(__file__).parent / "gallery"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered part by name, and its settings as JSON (missing ones take their defaults)."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Which parts make the world, and at which signal level finished frames enter its memory when stepping.
+
+    tokenizers: stream -> part; streams not named take `conv` (images) or `vector`. `context_level` is tau in (0, 1];
+    1 keeps frames clean.
+    """
+
+    dynamics: Part
+    decoder: Part
+    tokenizers: dict[str, Part] = field(default_factory=dict)
+    context_level: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.context_level <= 1:
+            raise ConfigError(f"context_level is {self.context_level}; it must lie in (0, 1].")
+
+
+def build_part(kind: str, part: Part, *args: Any) -> Any:
+    """Make a registered part from its name and settings; raises `UnknownName` or `ConfigError`."""
+    cls = lookup(kind, part.name)
+    return cls(from_json(cls.Config, part.config, f"{kind} {part.name}"), *args)
+
+
+class World(nn.Module):
+    """A learned simulator. Train one with `terrella.train`, open one with `World.load`, step one with `terrella.Engine`.
+
+    name: how people call it. record: how it was trained. card: what was measured. starts: recorded beginnings,
+    observations `(B, c+1, ...)` and actions `(B, c, W)`, or None.
+    """
+
+    reward_shift: Tensor
+    reward_scale: Tensor
+
+    def __init__(self, spec: WorldSpec, config: WorldConfig, name: str = "world"):
+        super().__init__()
+        self.spec, self.config, self.name = spec, config, name
+        self.record: dict[str, Any] = {}
+        self.card: dict[str, Any] = {}
+        self.starts: Clips | None = None
+        for stream in config.tokenizers:
+            if stream not in spec.modelled:
+                raise did_you_mean(stream, spec.modelled, "stream")
+        if not spec.modelled:
+            raise SpecError(f"nothing to model: streams are {list(spec.streams)}, and a world models images and vectors.")
+        self.tokenizers = nn.ModuleDict()
+        for stream, kind in spec.modelled.items():
+            part = config.tokenizers.get(stream) or Part("conv" if kind.kind == "image" else "vector")
+            self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
+        self.tokens = _join([t.spec for t in self.tokenizers.values()], list(spec.modelled))  # pyright: ignore
+        self.dynamics = build_part("dynamics", config.dynamics, self.tokens, spec.action)
+        self.decoder = build_part("decoder", config.decoder)
+        self.register_buffer("reward_shift", torch.zeros(()))
+        self.register_buffer("reward_scale", torch.ones(()))
+
+    # observations and latents
+
+    def encode(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Turn observations, stream -> `(..., *shape)`, into latents `(..., N, Z)`."""
+        return torch.cat([self.tokenizers[_key(s)].encode(observations[s]) for s in self.spec.modelled], -2)  # pyright: ignore
+
+    def decode(self, z: Tensor) -> dict[str, Tensor]:
+        """Turn latents `(..., N, Z)` into observations, stream -> `(..., *shape)`: uint8 images, float32 vectors."""
+        counts = [t.spec.n for t in self.tokenizers.values()]  # pyright: ignore[reportAttributeAccessIssue]
+        parts = z.split(counts, -2)  # pyright: ignore[reportArgumentType]
+        return {s: self.tokenizers[_key(s)].decode(p) for s, p in zip(self.spec.modelled, parts)}  # pyright: ignore
+
+    def tensors(self, observations: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Check observations at the door and turn them into tensors; raises `SpecError`."""
+        out = {}
+        for name, stream in self.spec.modelled.items():
+            if name not in observations:
+                raise SpecError(f"observations lack the stream {name!r}; got {sorted(observations)}.")
+            value = np.asarray(observations[name])
+            if value.shape[value.ndim - len(stream.shape) :] != stream.shape:
+                raise SpecError(f"stream {name!r} has shape {value.shape}; expected (..., {', '.join(map(str, stream.shape))}).")
+            if stream.kind == "image" and value.dtype != np.uint8:
+                raise SpecError(f"stream {name!r} is {value.dtype}; images are uint8, 0 to 255.")
+            value = np.ascontiguousarray(value if stream.kind == "image" else value.astype(np.float32))
+            out[name] = torch.from_numpy(value).to(device)
+        return out
+
+    # files
+
+    def save(self, path: str | Path, half: bool = False) -> Path:
+        """Write the world into the folder `path`; `half` stores weights in float16. Files appear whole or not at all."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        weights = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()}
+        _atomic(path / "weights.safetensors", lambda p: save_file(weights, p))
+        if self.starts is not None:
+            starts = {f"observations/{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.starts.observations.items()}
+            starts["actions"] = torch.from_numpy(np.ascontiguousarray(self.starts.actions))
+            _atomic(path / "starts.safetensors", lambda p: save_file(starts, p))
+        tree = {
+            "format": FORMAT,
+            "name": self.name,
+            "spec": to_json(self.spec),
+            "config": to_json(self.config),
+            "record": self.record,
+            "card": self.card,
+        }
+        _atomic(path / "world.json", lambda p: Path(p).write_text(json.dumps(tree, indent=1) + "\n"))
+        return path
+
+    @classmethod
+    def load(cls, source: str | Path, device: torch.device | str = "cpu") -> World:
+        """Open a world from a folder or by its name in the gallery; raises `WorldError` or `UnknownName`."""
+        path = Path(source)
+        if not (path / "world.json").exists():
+            path = GALLERY / str(source)
+        if not (path / "world.json").exists() or (path.parent != GALLERY and not Path(source).exists()):
+            raise did_you_mean(str(source), cls.list_gallery(), "world (a folder with world.json, or a gallery world)")
+        try:
+            tree = json.loads((path / "world.json").read_text())
+            if tree["format"] != FORMAT:
+                raise WorldError(f"{path} has format {tree['format']}; this version reads {FORMAT}. Train it again.")
+            world = cls(from_json(WorldSpec, tree["spec"]), from_json(WorldConfig, tree["config"]), tree["name"])
+            world.record, world.card = tree["record"], tree["card"]
+            weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path / "weights.safetensors").items()}
+            world.load_state_dict(weights)
+            if (path / "starts.safetensors").exists():
+                world.starts = _starts(load_file(path / "starts.safetensors"))
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+            raise WorldError(f"{path} cannot be read as a world: {error}") from error
+        return world.to(device).eval().requires_grad_(False)
+
+    @staticmethod
+    def list_gallery() -> list[str]:
+        """Name the worlds that ship with the package."""
+        return sorted(p.parent.name for p in GALLERY.glob("*/world.json"))
+
+    def parameters_by_part(self) -> dict[str, int]:
+        """Count the parameters of each part."""
+        parts = {"tokenizers": self.tokenizers, "dynamics": self.dynamics, "decoder": self.decoder}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{k} {v:,}" for k, v in self.parameters_by_part().items())
+        return f"World({self.name!r}, {self.tokens.n} tokens x {self.tokens.channels}, parameters: {counts})"
+
+
+def _starts(tensors: dict[str, Tensor]) -> Clips:
+    arrays = {k: v.numpy() for k, v in tensors.items()}
+    actions = arrays.pop("actions")
+    blank = np.zeros(actions.shape[:2], np.float32)
+    return Clips({k.removeprefix("observations/"): v for k, v in arrays.items()}, actions, blank, blank > 0)
+
+
+def _join(specs: list[TokenSpec], streams: list[str]) -> TokenSpec:
+    channels = {s.channels for s in specs}
+    if len(channels) > 1:
+        shown = ", ".join(f"{n}: {s.channels}" for n, s in zip(streams, specs))
+        raise ConfigError(f"streams have different channels a token ({shown}); give their tokenizers the same `channels`.")
+    places = tuple((r, c + 100.0 * i) for i, s in enumerate(specs) for r, c in s.places)
+    return TokenSpec(sum(s.n for s in specs), specs[0].channels, places)
+
+
+def _key(stream: str) -> str:
+    return stream.replace(".", "/")  # module names may not hold a dot
+
+
+def _atomic(path: Path, write: Any) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    write(str(partial))
+    partial.replace(path)
+
+
