@@ -44,6 +44,7 @@ def row(world: World, path: str, report: dict[str, Any]) -> dict[str, Any]:
         "mse_copy_last": table["copy_last"]["mean"],
         "mse_floor": table["floor"]["mean"],
         "mse_ceiling": [table["ceiling"]] * len(report["horizons"]),
+        "mse_other_episode": table["other_episode"]["mean"],
         "skill": table["skill"],
         "half_skill_horizon": table["half_skill_horizon"],
         "action_ratio": table["action_ratio"]["mean"],

@@ -117,11 +117,11 @@ def test_restored_state_has_the_same_future(case: tuple[str, dict, bool | None])
     fork = fork_of(env)
     assert fork.exact
     env.reset(seed=3)
-    before = play(env, some_actions(env, 40, 1))
+    before = play(env, some_actions(env, 30, 1))
     state, seen = fork.save(), fork.last_observation()
     assert isinstance(state, bytes)
     assert equal(seen, before[-1][0])
-    actions = some_actions(env, 130, 2)
+    actions = some_actions(env, 100, 2)
     live = play(env, actions)
 
     assert equal(fork.restore(state), seen)
@@ -521,9 +521,9 @@ def test_description_makes_the_same_environment(case: tuple[str, dict, bool | No
     assert again.same_interface(arenas.describe(twin))
     first, _ = env.reset(seed=21)
     assert equal(first, twin.reset(seed=21)[0])
-    assert (
-        not same([env.reset(seed=22)], [(first, {})]) or name in ("CliffWalking-v1", "FrozenLake-v1") or "ALE" in name
-    )
+    if not name.startswith(("ALE", "Pong", "Cliff", "Frozen")):  # these begin alike under every seed
+        others = [env.reset(seed=seed)[0] for seed in (22, 23, 24)]
+        assert "exploration" in str(options) or not all(equal(first, other) for other in others)
 
     streams = arenas.to_streams(env, first)
     assert list(streams) == list(spec.streams)
@@ -689,8 +689,7 @@ def test_pixels_are_rendered_frames(name: str) -> None:
     assert list(arenas.to_streams(env, small)) == ["pixels"]
     assert small.std() > 2
     assert abs(float(small.mean()) - float(large.mean())) < 1.0  # an area filter keeps the mean
-    action = full.action_space.sample()
-    frames = [env.step(action)[0] for _ in range(6)]
+    frames = [env.step(action)[0] for action in some_actions(env, 6, 0)]
     assert any((frame != small).any() for frame in frames)
     for one in (env, full):
         one.close()

@@ -1,1 +1,12 @@
-"""Terrella."""
+"""Terrella: learn a world from recordings; step it, play it, serve it, measure it."""
+
+from .citation import cite
+from .data import Dataset, record
+from .engine import Engine, State
+from .evaluation import evaluate
+from .serving import serve
+from .training import train
+from .world import World
+
+__version__ = "0.1.0"
+__all__ = ["Dataset", "Engine", "State", "World", "cite", "evaluate", "record", "serve", "train"]

@@ -1,1 +1,295 @@
-"""The command line: `terrella demo | record | train | play | evaluate | info`."""
+"""The command line: `terrella demo | record | train | play | evaluate | info`.
+
+Each command is one call of the library. Mistakes of the user are told in a sentence, without a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from .errors import ArenaError, TerrellaError
+
+Say = Console(stderr=True, highlight=False)
+
+
+def record(
+    env: Positional[str],
+    /,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: data/NAME)")] = None,
+    steps: int = 20_000,
+    episodes: int | None = None,
+    policy: Literal["sticky-random", "random"] = "sticky-random",
+    seed: int = 0,
+    max_episode_steps: int | None = 500,
+    pixels: bool = False,
+    size: int = 64,
+    frame_skip: int = 1,
+    num_envs: int = 1,
+) -> None:
+    """Record an environment into a dataset.
+
+    Args:
+        env: A Gymnasium id (CartPole-v1, ALE/Pong-v5, my_module:MyEnv-v0) or a procgen game (procgen/coinrun).
+        out: Folder of the dataset; an existing one is appended to.
+        steps: Transitions to record.
+        episodes: Episodes to record, if fewer.
+        policy: Who acts: random, or random with each action repeated a few steps.
+        seed: Decides everything that is random.
+        max_episode_steps: Cut episodes there.
+        pixels: Record rendered frames instead of the environment's own observations.
+        size: Resize images to this many pixels square.
+        frame_skip: Repeat each action so many times.
+        num_envs: Processes, each with an environment.
+    """
+    from .data import record as record_data
+
+    _import_module(env)
+    folder = out or Path("data") / _slug(env)
+    dataset = record_data(
+        env,
+        folder,
+        steps=steps,
+        episodes=episodes,
+        policy=policy,
+        seed=seed,
+        max_episode_steps=max_episode_steps,
+        pixels=pixels or None,
+        size=size,
+        frame_skip=frame_skip,
+        num_envs=num_envs,
+    )
+    Say.print(f"{dataset.steps:,} transitions in {len(dataset)} episodes: {folder}\nnext: terrella train {folder}")
+
+
+def train(
+    data: Positional[Path],
+    /,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/NAME)")] = None,
+    budget: str = "10m",
+    preset: Literal["auto", "tiny", "small", "base", "debug"] = "auto",
+    decoder: Literal["shortcut", "regression"] = "shortcut",
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = True,
+) -> None:
+    """Train a world on a dataset. Interrupted, the same command goes on from where it stood.
+
+    Args:
+        data: Folder of the dataset.
+        out: Folder for the world.
+        budget: How long: 10m, 90s, 2h or 5000steps.
+        preset: Size of the world; auto follows budget and device.
+        decoder: How a frame is drawn: by diffusion in a few steps, or as one expectation.
+        seed: Decides everything that is random.
+        device: cpu or cuda; the best there is by default.
+        resume: Continue from a checkpoint in the folder.
+    """
+    import torch
+
+    from .data import Dataset
+    from .training import Budget, world_config
+    from .training import train as train_world
+    from .training.presets import pick
+
+    folder = out or Path("runs") / data.name
+    dataset = Dataset(data)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    size = pick(preset, Budget.parse(budget), where)
+    config = world_config(size, dataset.spec, decoder)
+    world = train_world(
+        dataset, folder, budget=budget, preset=size, seed=seed, config=config, device=where, resume=resume
+    )
+    Say.print(f"{world}\nheld-out loss {world.record['dynamics_held_out']:.4f} after {world.record['steps']:,} steps: {folder}")
+    Say.print(f"next: terrella play {folder}   or   terrella evaluate {folder}")
+
+
+def play(
+    world: Positional[str | None] = None,
+    /,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    token: str | None = None,
+    steps: int | None = None,
+    truth: bool = True,
+    open_browser: bool = False,
+) -> None:
+    """Play a world in the browser, with the true environment beside it where it is installed.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package (see `terrella info`).
+        host: Address to listen on; others than this machine need a token.
+        port: Port to listen on; 0 takes a free one.
+        token: A secret that every player must give.
+        steps: Denoising steps a frame.
+        truth: Show the true environment beside the world.
+        open_browser: Open the page.
+    """
+    from .serving import serve
+    from .world import World
+
+    chosen = world or (World.list_gallery() or ["coinrun"])[0]
+    serve(
+        World.load(chosen),
+        host=host,
+        port=port,
+        token=token,
+        steps=steps,
+        truth=truth,
+        open_browser=open_browser,
+        on_ready=lambda address: Say.print(f"{chosen} is at {address}   (Ctrl-C ends it)"),
+    )
+
+
+def evaluate(
+    world: Positional[str],
+    /,
+    env: str | None = None,
+    data: Path | None = None,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: beside the world)")] = None,
+    episodes: int = 32,
+    steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Measure a world against the true environment, from the same states under the same actions.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package.
+        env: Environment to compare with; the one it was recorded in by default.
+        data: Dataset whose held-out episodes are the truth where the environment is not installed.
+        out: Folder for report.json and report.html.
+        episodes: Futures to compare.
+        steps: Denoising steps a frame.
+        seed: Decides everything that is random.
+    """
+    from .evaluation import evaluate as measure
+    from .world import World
+
+    _import_module(env or "")
+    loaded = World.load(world)
+    folder = out or (Path(world) / "report" if Path(world).is_dir() else Path("runs") / f"{loaded.name}-report")
+    report = measure(loaded, env, dataset=data, episodes=episodes, steps=steps, seed=seed, out=folder)
+    for kind in ("warnings", "findings"):
+        for line in report["summary"][kind]:
+            Say.print(f"{'[bold yellow]![/]' if kind == 'warnings' else '-'} {_plain(line)}")
+    Say.print(f"report: {folder / 'report.html'}")
+
+
+def info(what: Positional[str | None] = None, /) -> None:
+    """Describe a world or a dataset; without a name, list what there is.
+
+    Args:
+        what: Folder of a world or dataset, or the name of a world that ships with the package.
+    """
+    from .data import Dataset
+    from .registry import names
+    from .world import World
+
+    if what is None:
+        print("worlds:", ", ".join(World.list_gallery()) or "none")
+        for kind in ("tokenizer", "dynamics", "decoder"):
+            print(f"{kind}:", ", ".join(names(kind)))
+        return
+    if (Path(what) / "dataset.json").exists():
+        dataset = Dataset(what)
+        print(f"{len(dataset)} episodes, {dataset.steps:,} transitions, fingerprint {dataset.fingerprint}")
+        _describe(dataset.spec)
+        return
+    world = World.load(what)
+    print(world)
+    _describe(world.spec)
+    for key in ("preset", "steps", "seconds", "seed", "dataset"):
+        if key in world.record:
+            print(f"{key}: {world.record[key]}")
+    for key, value in world.card.items():
+        print(f"{key}: {value}")
+
+
+def demo(env: str = "procgen/coinrun", budget: str = "6m", out: Path = Path("runs/demo"), port: int = 7860) -> None:
+    """Go once around the loop: record a game, train a world of it, measure it, play it.
+
+    With the environment variable DEMO_SERVE=0 it ends before serving.
+
+    Args:
+        env: Environment to learn.
+        budget: How long to train.
+        out: Folder for everything.
+        port: Port of the page.
+    """
+    from .evaluation import write_preview
+    from .world import World
+
+    Say.rule("1 of 4: record")
+    if (out / "data" / "dataset.json").exists():
+        Say.print(f"using the recording in {out / 'data'}")
+    else:
+        record(env, out=out / "data", steps=24_000)
+    Say.rule(f"2 of 4: train ({budget})")
+    if (out / "world" / "world.json").exists():
+        Say.print(f"using the world in {out / 'world'}; delete the folder to train again")
+    else:
+        train(out / "data", out=out / "world", budget=budget, preset="tiny")
+    Say.rule("3 of 4: measure")
+    evaluate(str(out / "world"), out=out / "report", episodes=16)
+    world = World.load(out / "world")
+    write_preview(world, out / "world" / "preview.webp")
+    Say.print(f"preview: {out / 'world' / 'preview.webp'}")
+    if os.environ.get("DEMO_SERVE", "1") == "0":
+        return
+    Say.rule("4 of 4: play")
+    play(str(out / "world"), port=port)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    commands = {"demo": demo, "record": record, "train": train, "play": play, "evaluate": evaluate, "info": info}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="terrella", description="Learn a world from recordings, and live in it.", args=args
+        )
+    except TerrellaError as error:
+        Say.print(f"[bold red]error:[/] {_plain(error)}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _import_module(env: str) -> None:
+    """Import the module of `module:Id`, which registers the environment; it may lie in the working folder."""
+    if ":" in env:
+        sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(env.split(":")[0])
+        except ModuleNotFoundError as error:
+            raise ArenaError(f"{env!r} names a module that cannot be imported: {error}.") from error
+
+
+def _describe(spec: object) -> None:
+    from .data.actions import describe
+    from .spec import WorldSpec
+
+    if isinstance(spec, WorldSpec):
+        print("environment:", spec.env.id or "not named", spec.env.kwargs or "")
+        print("streams:", ", ".join(f"{n} {s.kind}{tuple(s.shape)}" for n, s in spec.streams.items()))
+        print("actions:", describe(spec.action), " ".join(spec.action_names))
+
+
+def _slug(env: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", env.split(":")[-1].removeprefix("procgen/").lower()).strip("-")
+
+
+def _plain(text: object) -> str:
+    return str(text).replace("[", "\\[")  # rich would take brackets for markup
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -90,8 +90,14 @@ class World(nn.Module):
         self.tokenizers = nn.ModuleDict()
         for stream, kind in spec.modelled.items():
             part = config.tokenizers.get(stream) or Part("conv" if kind.kind == "image" else "vector")
+            takes = lookup("tokenizer", part.name).takes
+            if kind.kind not in takes:
+                raise ConfigError(
+                    f"stream {stream!r} is of kind {kind.kind}, but tokenizer {part.name!r} takes {' and '.join(takes)} "
+                    "streams; choose another tokenizer for it."
+                )
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
-        self.tokens = _join([t.spec for t in self.tokenizers.values()], list(spec.modelled))  # pyright: ignore
+        self.tokens = _join([self.tokenizer(s).spec for s in spec.modelled], list(spec.modelled))
         self.dynamics = build_part("dynamics", config.dynamics, self.tokens, spec.action)
         self.decoder = build_part("decoder", config.decoder)
         self.register_buffer("reward_shift", torch.zeros(()))
@@ -99,15 +105,18 @@ class World(nn.Module):
 
     # observations and latents
 
+    def tokenizer(self, stream: str) -> tokenizers.Tokenizer:
+        """Return the tokenizer of a stream."""
+        return self.tokenizers[_key(stream)]  # pyright: ignore[reportReturnType]
+
     def encode(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Turn observations, stream -> `(..., *shape)`, into latents `(..., N, Z)`."""
-        return torch.cat([self.tokenizers[_key(s)].encode(observations[s]) for s in self.spec.modelled], -2)  # pyright: ignore
+        return torch.cat([self.tokenizer(s).encode(observations[s]) for s in self.spec.modelled], -2)
 
     def decode(self, z: Tensor) -> dict[str, Tensor]:
         """Turn latents `(..., N, Z)` into observations, stream -> `(..., *shape)`: uint8 images, float32 vectors."""
-        counts = [t.spec.n for t in self.tokenizers.values()]  # pyright: ignore[reportAttributeAccessIssue]
-        parts = z.split(counts, -2)  # pyright: ignore[reportArgumentType]
-        return {s: self.tokenizers[_key(s)].decode(p) for s, p in zip(self.spec.modelled, parts)}  # pyright: ignore
+        parts = z.split([self.tokenizer(s).spec.n for s in self.spec.modelled], -2)
+        return {s: self.tokenizer(s).decode(p) for s, p in zip(self.spec.modelled, parts)}
 
     def tensors(self, observations: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Check observations at the door and turn them into tensors; raises `SpecError`."""
@@ -201,7 +210,8 @@ def _join(specs: list[TokenSpec], streams: list[str]) -> TokenSpec:
 
 
 def _key(stream: str) -> str:
-    return stream.replace(".", "/")  # module names may not hold a dot
+    key = stream.replace(".", "/")  # module names may hold no dot, nor be those of methods, such as `values`
+    return f"{key}/" if hasattr(nn.ModuleDict, key) or key == "training" else key
 
 
 def _atomic(path: Path, write: Any) -> None:

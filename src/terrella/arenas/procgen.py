@@ -4,9 +4,9 @@ Upstream starts the next level by itself, draws levels from a stream that is see
 together with the first frame of the *next* level. Here, instead:
 
 - **Levels.** `reset(seed=s)` seeds the environment, draws one level from it and plays that; `reset()` draws the next.
-  `reset(options={"level": n})` plays level n. Equal levels are equal, whatever was played before. A reset puts a saved
-  state of the freshly made game back with its range of levels narrowed to one and asks for a new episode: 0.1 to 0.6
-  ms, exact, and no new native environment.
+  `reset(options={"level": n})` plays level n. Equal levels are equal, whatever was played before. A reset puts the
+  saved state of the freshly made game back, with its range of levels narrowed to one, and asks for a new episode: the
+  time of about ten steps, exact, and no new native environment.
 - **Time-outs** are counted here (the native limit is lifted), so they are truncations with their true last frame.
 - **Terminations.** The native game draws nothing between the fatal (or winning) move and the next level, so the last
   observation `o_T` repeats `o_{T-1}`: the frame before the move. It never shows the next level. The reward and the

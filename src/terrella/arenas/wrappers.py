@@ -19,7 +19,8 @@ SMALLEST_PICTURE = 32
 def area(image: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 `(h, w)` or `(h, w, C)` to `size` x `size` by the area filter: each pixel is the mean of its patch.
 
-    The aspect ratio is not kept. Rows and columns are averaged one after the other, each rounded: at most 1 off. An image that already has the size is returned as it is.
+    The aspect ratio is not kept. Rows and columns are averaged one after the other, each rounded, so that a value may
+    be 1 off. An image that already has the size is returned as it is.
     """
     if image.shape[:2] == (size, size):
         return image

@@ -2,25 +2,33 @@
 
 Episodes are numbered, and each is recorded from its number alone; they are stored in order. The dataset is therefore
 the same whatever the number of processes.
+
+The processes are fresh interpreters, neither forks (which hang when the parent has threads or an open window) nor
+`multiprocessing` spawns (which run the caller's script again). The plan travels by cloudpickle, between our own
+processes only: functions of a script or notebook may make the environment or choose actions.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
+import subprocess
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
+from pickle import PicklingError
 from types import TracebackType
 from typing import Any
 
+import gymnasium as gym
+from gymnasium.vector.utils import CloudpickleWrapper
+
 from .. import arenas, errors
 from ..config import from_json, to_json
-from ..errors import ArenaError, TerrellaError
-from ..spec import WorldSpec
+from ..errors import ArenaError, TerrellaError, UnknownName
+from ..spec import EnvSpec, WorldSpec
 from .rollout import EpisodeRecorder, Goal, Plan
 from .store import Layout, Packed
 from .writer import Writer
@@ -29,21 +37,24 @@ from .writer import Writer
 class Crew:
     """Processes that record episodes on request; a context manager.
 
-    They are forked where the system can, so that environments may come from any function; elsewhere what `plan` holds
-    must be importable. A policy that computes with PyTorch may hang in a forked process: record it with one.
+    An environment registered by a script is known to them, for the plan carries its registration.
+    Raises `ArenaError` when a process dies or its environment fails.
     """
 
     def __init__(self, plan: Plan, count: int) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
-        self._processes: dict[Connection, Any] = {}
+        if os.name != "posix":
+            raise ArenaError("several processes are supported on Linux and macOS only; record with num_envs=1.")
+        self._processes: dict[Any, subprocess.Popen[bytes]] = {}
+
+        def parcel() -> Any:
+            return plan, _registration(plan)
+
         try:
             for _ in range(count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, plan), daemon=True)
-                process.start()
-                theirs.close()
-                self._processes[ours] = process
+                connection, process = _start()
+                self._processes[connection] = process
+                self._send(connection, sys.path)
+                self._send(connection, CloudpickleWrapper(parcel))  # type: ignore[arg-type]
             first, *others = [from_json(WorldSpec, self._receive(c)) for c in self._processes]
         except BaseException:
             self.close()
@@ -56,7 +67,7 @@ class Crew:
     def run(self, writer: Writer, goal: Goal, on_episode: Callable[[int], None]) -> None:
         """Record until the goal is reached; `on_episode` gets the transitions of each stored episode."""
         for connection in self._processes:
-            connection.send((to_json(writer.layout), writer.level))
+            self._send(connection, (to_json(writer.layout), writer.level))
         ahead = 4 * len(self._processes)  # more would fill the memory when one episode is very long
         idle, todo = list(self._processes), deque[tuple[int, int | None]]()
         done: dict[int, Packed] = {}
@@ -67,7 +78,7 @@ class Crew:
                 todo.append((asked, goal.steps_left(writer)))
                 asked += 1
             while idle and todo:
-                idle.pop().send(todo.popleft())
+                self._send(idle.pop(), todo.popleft())
             busy: Any = wait([c for c in self._processes if c not in idle])
             for connection in busy:
                 number, packed = self._receive(connection)
@@ -88,7 +99,7 @@ class Crew:
             process.terminate()
             connection.close()
         for process in self._processes.values():
-            process.join()
+            process.wait()
 
     def __enter__(self) -> Crew:
         return self
@@ -98,13 +109,25 @@ class Crew:
     ) -> None:
         self.close()
 
+    def _send(self, connection: Any, value: Any) -> None:
+        try:
+            connection.send(value)
+        except BrokenPipeError:  # it said why before it went
+            self._receive(connection)
+        except (PicklingError, TypeError, AttributeError) as error:
+            raise ArenaError(
+                f"the environment or policy cannot be sent to another process: {error}. Record with num_envs=1, or use "
+                "functions that hold no open files, windows or locks."
+            ) from error
+
     def _receive(self, connection: Any) -> Any:
         try:
             kind, value = connection.recv()
         except (EOFError, ConnectionResetError):
-            process = self._processes[connection]
-            process.join(5)
-            raise ArenaError(f"a recording process died (exit code {process.exitcode}); try num_envs=1.") from None
+            code = self._processes[connection].wait()
+            raise ArenaError(
+                f"a recording process died (exit code {code}); see its output, or use num_envs=1."
+            ) from None
         if kind == "error":
             name, text = value
             error = getattr(errors, name, None)
@@ -112,13 +135,42 @@ class Crew:
         return value
 
 
-def _work(connection: Any, plan: Plan) -> None:
-    """Serve requests for episodes until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
+    """Start an interpreter that runs `work` at the other end of a pipe."""
+    ours, theirs = Pipe()
+    code = "import sys; from terrella.data.workers import work; work(int(sys.argv[1]))"
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, "PYTHONPATH": search},
+        start_new_session=True,  # Ctrl-C is for the parent, which decides what it means
+    )
+    theirs.close()
+    return ours, process
+
+
+def _registration(plan: Plan) -> Any:
+    """How Gymnasium makes the plan's environment, if it has an id."""
+    name = plan.env.id if isinstance(plan.env, EnvSpec) else plan.env
+    return gym.registry.get(name) if isinstance(name, str) else None
+
+
+def work(descriptor: int) -> None:
+    """Serve requests for episodes through a pipe until its other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection: Any = Connection(descriptor)
     try:
-        env = arenas.make(plan.env, **plan.make)
+        sys.path[:] = connection.recv()
+        plan, registration = connection.recv()()
+        try:
+            env = arenas.make(plan.env, **plan.make)
+        except UnknownName:
+            if registration is None:
+                raise
+            gym.registry[registration.id] = registration
+            env = arenas.make(plan.env, **plan.make)
         recorder = EpisodeRecorder(env, arenas.describe(env), plan)
         connection.send(("value", to_json(recorder.spec)))
         layout, level = connection.recv()
@@ -132,10 +184,3 @@ def _work(connection: Any, plan: Plan) -> None:
         connection.send(("error", (type(error).__name__, str(error))))
     except Exception:
         connection.send(("error", ("", traceback.format_exc())))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

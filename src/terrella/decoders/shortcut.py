@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..nn.latents import Noise, Predict
+from ..nn.noise import chance
 from ..registry import register
 from .base import Decoder
 
@@ -72,7 +73,7 @@ class Shortcut(Decoder):
         device = z_BTNZ.device
         draw = torch.rand(2, batch, steps, generator=generator, device=device)
         levels = int(log2(self.config.finest))
-        coarse = levels > 0 and progress >= self.config.warm and torch.rand((), generator=generator).item() < self.config.coarse
+        coarse = levels > 0 and progress >= self.config.warm and chance(generator) < self.config.coarse
         if coarse:
             d = 0.5 ** torch.floor(draw[0] * levels)  # 1, 1/2, ... but not the finest
         else:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..data.actions import describe, width
-from ..errors import ActionError, ConfigError, SpecError
-from ..nn.latents import Noise
+from ..errors import ActionError, ConfigError, SpecError, StateError
+from ..nn.latents import Noise, Outcome
 from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
 from ..world import World
@@ -97,38 +97,42 @@ class Engine:
         rows = np.zeros((batch, 0, width(self.world.spec.action))) if actions is None else np.asarray(actions)
         if rows.ndim != 3 or rows.shape[:2] != (batch, frames - 1):
             raise ActionError(f"{frames} frames need actions of shape ({batch}, {frames - 1}, W); got {rows.shape}.")
-        keys = range(seeds, seeds + batch) if isinstance(seeds, int) else seeds
+        keys = range(int(seeds), int(seeds) + batch) if isinstance(seeds, (int, np.integer)) else seeds
         if len(keys) != batch:
             raise SpecError(f"{len(keys)} seeds for {batch} sessions; give one each, or a single number.")
         seed = torch.tensor([int(s) for s in keys], dtype=torch.int64, device=self.device)
-        latent = self.world.encode(seen).to(self.dtype)
-        slabs = self.world.dynamics.init(batch, self.device, self.dtype)
         none = torch.full((batch, 1, width(self.world.spec.action)), torch.nan, device=self.device)
         given = torch.cat([none, torch.from_numpy(rows.astype(np.float32)).to(self.device)], 1)
+        pad, kept = self._padding(batch), seed
+        if pad is not None:
+            seed, given, seen = seed[pad], given[pad], {k: v[pad] for k, v in seen.items()}
+        latent = self.world.encode(seen).to(self.dtype)
+        slabs = self.world.dynamics.init(len(seed), self.device, self.dtype)
         for t in range(frames):
             slabs, _ = self._commit(slabs, seed, given[:, t], latent[:, t])
-        return State(slabs, seed, self.fingerprint)
+        if pad is not None:
+            slabs = slabs.select(torch.arange(batch, device=self.device))
+        return State(slabs, kept, self.fingerprint)
 
     def step(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
         """Take one action in every session.
 
-        actions: rows `(B, W)` (see `terrella.data.actions`). Consumes `state` and returns the next one with its frame;
-        raises `ActionError` before anything is consumed when the actions do not fit.
+        actions: rows `(B, W)` (see `terrella.data.actions`). Consumes `state` and returns the next one with its frame.
+        Raises `ActionError` when the actions do not fit and `StateError` for another world's state, before anything is
+        consumed.
         """
-        rows = self._rows(actions, state.batch)
-        state, z, reward, end = self._advance(state, rows)
-        return state, self._frame(z, reward, end)
+        return self._advance(state, self._rows(actions, state.batch))
 
     def rollout(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
         """Take T actions in every session: rows `(B, T, W)` -> the last state and frames with a time axis, `(B, T, ...)`."""
         many = torch.as_tensor(np.asarray(actions) if not isinstance(actions, Tensor) else actions)
-        if many.ndim != 3:
-            raise ActionError(f"rollout takes actions of shape (B, T, W); got {tuple(many.shape)}.")
+        if many.ndim != 3 or many.shape[1] < 1:
+            raise ActionError(f"rollout takes actions of shape (B, T, W), T at least 1; got {tuple(many.shape)}.")
         rows = [self._rows(many[:, t], state.batch) for t in range(many.shape[1])]
         frames = []
         for row in rows:
-            state, z, reward, end = self._advance(state, row)
-            frames.append(self._frame(z, reward, end))
+            state, frame = self._advance(state, row)
+            frames.append(frame)
         streams = self.world.spec.modelled
         return state, Frame(
             {s: np.stack([f.observation[s] for f in frames], 1) for s in streams},
@@ -138,18 +142,17 @@ class Engine:
 
     def load_state(self, path: str | Path) -> State:
         """Read a saved state of this world; raises `StateError` for any other."""
-        return load_state(path, self.world.dynamics.spec, self.fingerprint, self.device)
+        return load_state(path, self.world.dynamics.spec, self.fingerprint, self.device, self.dtype)
 
     # inside
 
     @torch.inference_mode()
-    def _advance(self, state: State, row: Tensor) -> tuple[State, Tensor, Tensor, Tensor]:
-        batch, seeds = state.batch, state.seeds
-        slabs = state.take()
-        if self.exact is not None:
-            if batch > self.exact:
-                raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
-            pad = torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
+    def _advance(self, state: State, row: Tensor) -> tuple[State, Frame]:
+        if state.world != self.fingerprint:
+            raise StateError("this state belongs to another world; step it with the engine of the world that made it.")
+        batch, seeds, slabs = state.batch, state.seeds, state.slabs
+        pad = self._padding(batch)
+        if pad is not None:
             slabs, seeds, row = slabs.owned().select(pad), seeds[pad], row[pad]
         shape = (slabs.batch, self.tokens.n, self.tokens.channels)
         noise = keyed_normal(seeds, slabs.time, SAMPLE, shape[1] * shape[2]).view(shape).to(self.dtype)
@@ -159,13 +162,19 @@ class Engine:
             return dynamics.predict(slabs, row, z, level)
 
         z = self.world.decoder.sample(predict, noise, self.steps)
+        state.take()  # until here nothing was written: a step that fails leaves its state as it was
         after, outcome = self._commit(slabs, seeds, row, z)
-        reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
-        end = outcome.end.sigmoid()
-        if self.exact is not None:
+        if pad is not None:
             after = after.select(torch.arange(batch, device=self.device))
-            z, reward, end = z[:batch], reward[:batch], end[:batch]
-        return State(after, state.seeds, state.world), z, reward, end
+        return State(after, state.seeds, state.world), self._frame(z, outcome, batch)
+
+    def _padding(self, batch: int) -> Tensor | None:
+        """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
+        if self.exact is None:
+            return None
+        if batch > self.exact:
+            raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
+        return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
 
     def _commit(self, slabs: Slabs, seeds: Tensor, row: Tensor, z: Tensor) -> tuple[Slabs, Any]:
         level = self.world.config.context_level
@@ -174,10 +183,11 @@ class Engine:
             z = level * z + (1 - level) * noise
         return self.world.dynamics.commit(slabs, row, z, torch.full(z.shape[:1], level, device=z.device))
 
-    @torch.inference_mode()
-    def _frame(self, z: Tensor, reward: Tensor, end: Tensor) -> Frame:
-        shown = {k: v.cpu().numpy() for k, v in self.world.decode(z).items()}
-        return Frame(shown, reward.float().cpu().numpy(), end.float().cpu().numpy())
+    def _frame(self, z: Tensor, outcome: Outcome, batch: int) -> Frame:
+        reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
+        end = outcome.end.sigmoid()
+        shown = {k: v[:batch].cpu().numpy() for k, v in self.world.decode(z).items()}
+        return Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
 
     def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
         spec = self.world.spec.action

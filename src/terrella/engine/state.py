@@ -108,13 +108,19 @@ class State:
             segments.append({"repeat": segment.repeat, "filled": segment.filled, "shared": segment.shared})
         about = {"format": FORMAT, "world": self.world, "segments": segments}
         partial = path.with_name(path.name + ".tmp")
-        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, str(partial), {"terrella": json.dumps(about)})
+        copies = {k: v.clone().contiguous() for k, v in tensors.items()}
+        save_file(copies, str(partial), {"terrella": json.dumps(about)})
         partial.replace(path)
         return path
 
 
-def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.device | str) -> State:
-    """Read a state for the world with fingerprint `world`; raises `StateError` when the file is not one of its states."""
+def load_state(
+    path: str | Path, spec: StateSpec, world: str, device: torch.device | str, dtype: torch.dtype
+) -> State:
+    """Read a state for the world with fingerprint `world`, framed slabs of `dtype`.
+
+    Raises `StateError` when the file is not one of this world's states, or its tensors do not fit together.
+    """
     try:
         with safe_open(str(path), "pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["terrella"])
@@ -125,7 +131,7 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
             raise StateError(f"{path} is a state of another world; load it with the engine of the world that made it.")
         segments = [
             Segment(
-                {name: tensors[f"segment/{i}/{name}"] for name, slab in spec.slabs.items() if slab.frame_axis is not None},
+                {name: tensors[f"segment/{i}/{name}"] for name, s in spec.slabs.items() if s.frame_axis is not None},
                 tensors[f"frames/{i}"],
                 tensors[f"start/{i}"],
                 int(kept["repeat"]),
@@ -135,8 +141,35 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
             for i, kept in enumerate(about["segments"])
         ]
         recurrent = {name: tensors[f"recurrent/{name}"] for name, slab in spec.slabs.items() if slab.frame_axis is None}
-        return State(Slabs(spec, recurrent, segments, tensors["time"]), tensors["seeds"], world)
+        state = State(Slabs(spec, recurrent, segments, tensors["time"]), tensors["seeds"], world)
+        _require_whole(state, dtype, path)
+        return state
     except StateError:
         raise
     except (KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
         raise StateError(f"{path} cannot be read as a state: {error}") from error
+
+
+def _require_whole(state: State, dtype: torch.dtype, path: str | Path) -> None:
+    """Refuse tensors that do not fit the state's spec and one another, before a step reads them."""
+    slabs = state.slabs
+    wrong = [n for n, v in slabs.recurrent.items() if v.shape != (slabs.batch, *slabs.spec.slabs[n].shape)]
+    wrong += [] if slabs.time.shape == state.seeds.shape == (state.batch,) else ["time"]
+    if bool(slabs.segments) != bool(slabs.spec.capacity):
+        wrong.append("segments")
+    for i, segment in enumerate(slabs.segments):
+        rows, room = segment.frames.shape
+        if rows * segment.repeat != slabs.batch or segment.start.shape != (rows,):
+            wrong.append(f"frames/{i}")
+        for name, value in segment.tensors.items():
+            shape = list(slabs.spec.slabs[name].shape)
+            shape[slabs.spec.slabs[name].frame_axis or 0] = room
+            if value.shape != (rows, *shape):
+                wrong.append(f"segment/{i}/{name}")
+            elif value.dtype != dtype:
+                raise StateError(
+                    f"{path} holds {value.dtype}, but this engine runs in {dtype}; load it with "
+                    f"Engine(world, dtype={value.dtype})."
+                )
+    if wrong:
+        raise StateError(f"{path} is damaged: {', '.join(wrong)} do not have the shape that its world keeps.")

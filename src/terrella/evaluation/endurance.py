@@ -2,7 +2,7 @@
 
 Freezing shows as motion near 0, collapse to noise as motion and strangeness far above 1, flat frames as spread near 0;
 each is a ratio to the same number on true frames. Strangeness is the distance from a frame to the nearest true frame
-of *other* episodes, and its reference the same distance from true frames.
+of *other* episodes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .truth import Truth
 
 WINDOW = 16  # frames averaged into one point of the curves
 _BANK = 768  # true frames that a dreamed frame is compared with
-_THUMB = 16  # side of the thumbnails that distances are taken on
+_THUMB = 32  # side of the thumbnails that distances are taken on
 
 
 def long_dream(
@@ -37,66 +37,65 @@ def long_dream(
 def endurance(
     dreams: dict[str, np.ndarray], truth: Truth, spec: WorldSpec, scales: dict[str, np.ndarray | None], seed: int = 0
 ) -> dict[str, Any]:
-    """Compare dreams of the first rows of `truth` with true frames of all its rows; JSON values a stream.
+    """Compare dreams of the first rows of `truth` with what truly followed; JSON values a stream.
 
-    For each stream: `motion`, `spread` (images only) and `strangeness`, each with its true value, the curve over
-    windows of 16 frames as a ratio to it, and the ratio over the last quarter.
+    For each stream: `motion`, `spread` (images only) and `strangeness`, each with its true mean, the curve over windows
+    of 16 frames as a ratio to the truth, and the ratio over the last quarter. The truth is that of the same episodes at
+    the same time, since late frames differ from early ones; where these have ended, their mean over all times.
     """
     return {
-        name: _endure(dreams[name], truth, name, stream, scales[name], seed) for name, stream in spec.modelled.items()
+        name: _endure(dreams[name], truth, name, stream, scales[name], np.random.default_rng(seed))
+        for name, stream in spec.modelled.items()
     }
 
 
 def _endure(
-    dream: np.ndarray, truth: Truth, name: str, stream: StreamSpec, scale: np.ndarray | None, seed: int
+    dream: np.ndarray, truth: Truth, name: str, stream: StreamSpec, scale: np.ndarray | None, rng: np.random.Generator
 ) -> dict[str, Any]:
     real = [truth.real_frames(name, row) for row in range(len(truth))]
-    moves = np.concatenate([motion(frames, stream, scale) for frames in real])
-    result = {
+    after = [frames[truth.context + 1 :] for frames in real[: len(dream)]]
+    result: dict[str, Any] = {
         "sessions": len(dream),
         "frames": dream.shape[1],
         "window": WINDOW,
-        "motion": _ratio(motion(dream, stream, scale), float(moves.mean())),
+        "true_lengths": [len(frames) for frames in after],
+        "motion": _ratios(motion(dream, stream, scale), [motion(frames, stream, scale) for frames in after]),
     }
     if stream.kind == "image":
-        spread = float(np.concatenate([frame_std(frames, stream) for frames in real]).mean())
-        result["spread"] = _ratio(frame_std(dream, stream), spread)
+        result["spread"] = _ratios(frame_std(dream, stream), [frame_std(frames, stream) for frames in after])
     if len(np.unique(truth.groups)) > 1:
-        result["strangeness"] = _strangeness(dream, real, truth.groups, stream, scale, np.random.default_rng(seed))
+        share = max(2, _BANK // len(real))
+        kept = [frames[np.sort(rng.permutation(len(frames))[:share])] for frames in real]
+        bank = np.concatenate([thumbnails(frames, stream, scale) for frames in kept])
+        owner = np.repeat(truth.groups, [len(frames) for frames in kept])
+
+        def strange(frames: np.ndarray, row: int) -> np.ndarray:
+            found = nearest(thumbnails(frames[::4], stream, scale), bank[owner != truth.groups[row]])
+            return found.repeat(4)[: len(frames)]
+
+        dreamed = np.stack([strange(frames, row) for row, frames in enumerate(dream)])
+        result["strangeness"] = _ratios(dreamed, [strange(frames, row) for row, frames in enumerate(after)])
     return result
 
 
-def _ratio(values: np.ndarray, true: float) -> dict[str, Any]:
-    """`values` `(B, T)` over their true mean: the curve by window and the last quarter."""
-    if not true > 0:
-        return {"true": true, "curve": None, "last_quarter": None}
-    mean = values.mean(axis=0)
-    curve = [float(mean[i : i + WINDOW].mean()) / true for i in range(0, len(mean), WINDOW)]
-    return {"true": true, "curve": curve, "last_quarter": float(mean[-max(1, len(mean) // 4) :].mean()) / true}
+def _ratios(dreamed: np.ndarray, real: list[np.ndarray]) -> dict[str, Any]:
+    """Numbers of dreams `(B, T)` over those of the truth, whose rows may end earlier."""
+    overall = np.concatenate(real)
+    if not overall.size or not overall.mean() > 0:
+        return {"true": float(overall.mean()) if overall.size else None, "curve": None, "last_quarter": None}
 
+    def ratio(first: int, last: int) -> float:
+        then = np.concatenate([values[first:last] for values in real])
+        true = float(then.mean()) if len(then) >= WINDOW else 0.0
+        return float(dreamed[:, first:last].mean()) / (true if true > 0 else float(overall.mean()))
 
-def _strangeness(
-    dream: np.ndarray,
-    real: list[np.ndarray],
-    groups: np.ndarray,
-    stream: StreamSpec,
-    scale: np.ndarray | None,
-    rng: np.random.Generator,
-) -> dict[str, Any]:
-    share = max(2, _BANK // len(real))
-    kept = [frames[np.sort(rng.permutation(len(frames))[:share])] for frames in real]
-    bank = np.concatenate([thumbnails(frames, stream, scale) for frames in kept])
-    owner = np.repeat(groups, [len(frames) for frames in kept])
-    true = np.concatenate([nearest(bank[owner == group], bank[owner != group]) for group in np.unique(groups)])
-    every = slice(0, None, 4)
-    found = np.stack(
-        [nearest(thumbnails(d[every], stream, scale), bank[owner != groups[row]]) for row, d in enumerate(dream)]
-    )
-    return _ratio(np.repeat(found, 4, axis=1)[:, : dream.shape[1]], float(true.mean()))
+    length = dreamed.shape[1]
+    curve = [ratio(i, min(i + WINDOW, length)) for i in range(0, length, WINDOW)]
+    return {"true": float(overall.mean()), "curve": curve, "last_quarter": ratio(length - max(1, length // 4), length)}
 
 
 def thumbnails(frames: np.ndarray, stream: StreamSpec, scale: np.ndarray | None) -> np.ndarray:
-    """Return frames `(n, ...)` as float32 rows that distances are taken on: images averaged to at most 16 x 16."""
+    """Return frames `(n, ...)` as float32 rows that distances are taken on: images averaged to at most 32 x 32."""
     if stream.kind == "vector":
         return (frames / (1.0 if scale is None else scale)).astype(np.float32)
     n, h, w = frames.shape[:3]

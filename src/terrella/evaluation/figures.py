@@ -10,22 +10,33 @@ from typing import Any
 import numpy as np
 
 _INK = "#010203"  # replaced by `currentColor` once drawn
-_BLUE, _ORANGE, _GREEN, _RED, _VIOLET = "#3b82d6", "#e0812b", "#2f9e6e", "#d1495b", "#8b6fc9"
+_BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#3b82d6", "#e0812b", "#2f9e6e", "#d1495b", "#8b6fc9", "#888888"
 
 
 def error_plot(table: dict[str, Any], horizons: list[int]) -> str:
-    """Error against horizon, with its interval, between copy-last, other actions, floor and ceiling."""
+    """Error against horizon, with its interval, between copy-last, other actions, floor and ceilings."""
     with _plot("steps after the context", f"squared error ({table['unit']})") as (axes, done):
         _band(axes, horizons, table["mse"], _BLUE, "world")
         _band(axes, horizons, table["copy_last"], _ORANGE, "last frame held")
         _line(axes, horizons, table["shuffled"]["mean"], _RED, "world, other actions", style="--")
         if table["floor"]["measured"] and any(table["floor"]["mean"]):
             _line(axes, horizons, table["floor"]["mean"], _GREEN, "truth, other chance", style=":")
+        _line(axes, horizons, table["other_episode"]["mean"], _GREY, "another episode then", style="-.")
         if table["ceiling"] is not None:
             axes.axhline(table["ceiling"], color=_VIOLET, linestyle="-.", linewidth=1.2, label="unrelated frames")
         _log_x(axes, horizons)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, _top(table))
     return done()
+
+
+def _top(table: dict[str, Any]) -> float | None:
+    """A height that a world gone astray cannot stretch until the curves it is compared with lie flat."""
+    known = [table["ceiling"], *table["copy_last"]["mean"], *table["other_episode"]["mean"]]
+    references = [value for value in known if value is not None]
+    errors = [value for value in table["mse"]["mean"] + table["shuffled"]["mean"] if value is not None]
+    if not references or not errors:
+        return None
+    return 1.08 * min(max(references + errors), 3 * max(references)) or None
 
 
 def ssim_plot(table: dict[str, Any], horizons: list[int]) -> str:

@@ -55,7 +55,10 @@ def enlarged(frames: np.ndarray, least: int) -> np.ndarray:
 
 
 def animation(frames: np.ndarray, fps: float) -> bytes:
-    """Encode RGB frames `(T, h, w, 3)` as a looping lossless WebP."""
+    """Encode RGB frames `(T, h, w, 3)` as a looping WebP.
+
+    Lossy, since a noisy dream does not compress otherwise; enlarge small frames first, or their colours smear.
+    """
     images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
     buffer = io.BytesIO()
     images[0].save(
@@ -65,9 +68,8 @@ def animation(frames: np.ndarray, fps: float) -> bytes:
         append_images=images[1:],
         duration=max(20, round(1000 / fps)),
         loop=0,
-        lossless=True,
-        quality=60,
-        method=3,
+        quality=75,
+        method=4,
     )
     return buffer.getvalue()
 

@@ -52,6 +52,12 @@ def ssim(predicted: np.ndarray, true: np.ndarray, *, window: int = 11, sigma: fl
         )
     fits = min(window, *true.shape[-3:-1])
     kernel = _gaussian(fits - (fits + 1) % 2, sigma)
+    shape = true.shape[-3:]
+    pairs = zip(predicted.reshape(-1, *shape), true.reshape(-1, *shape))  # one at a time: the maps are large
+    return np.array([_ssim(x, y, kernel) for x, y in pairs]).reshape(true.shape[:-3])
+
+
+def _ssim(predicted: np.ndarray, true: np.ndarray, kernel: np.ndarray) -> float:
     # In float32 the subtraction m(xx) - m(x)^2 loses the digits that c2 is compared with.
     x, y = (image.astype(np.float64) / 255.0 for image in (predicted, true))
     mean_x, mean_y = _blur(x, kernel), _blur(y, kernel)
@@ -61,7 +67,7 @@ def ssim(predicted: np.ndarray, true: np.ndarray, *, window: int = 11, sigma: fl
     c1, c2 = 0.01**2, 0.03**2
     numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     denominator = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return (numerator / denominator).mean(axis=(-3, -2, -1))
+    return float((numerator / denominator).mean())
 
 
 def skill(error: np.ndarray, floor: np.ndarray, ceiling: float) -> np.ndarray:

@@ -14,8 +14,8 @@ from ..spec import StreamSpec
 from ..world import World
 from . import film
 from .endurance import long_dream
-from .evaluate import default_context
 from .rollout import Dreamer
+from .run import default_context
 from .source import EnvLike, open_truth
 from .truth import Truth
 

@@ -21,7 +21,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 .warn li { color: var(--warn); } .note { opacity: .75; font-size: .9rem; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots figure { flex: 1 1 26rem; margin: 0; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
+.plots figure { margin: 0; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; } svg { width: 100%; height: auto; }
 svg text { font-family: system-ui, sans-serif !important; }
 img.film { image-rendering: pixelated; width: min(100%, 36rem); } .strip { overflow-x: auto; }
@@ -90,7 +91,8 @@ def _conditions(report: dict[str, Any]) -> str:
     return (
         f'<p class="note">{escape(source)}; {report["context"]} actions of context, then the world is left to itself '
         "under the recording policy's actions. Intervals are 95 %, bootstrap by episode. "
-        f"A number of {report['n_groups']} independent episodes.</p>"
+        + (f" {report['n_groups']} episodes are independent." if report["n_groups"] < report["episodes"] else "")
+        + "</p>"
     )
 
 
@@ -123,21 +125,18 @@ def _numbers(table: dict[str, Any], report: dict[str, Any]) -> str:
         ("95 %", table["mse"]["interval"]),
         ("last frame held", table["copy_last"]["mean"]),
         ("truth twice", table["floor"]["mean"]),
+        ("another episode", table["other_episode"]["mean"]),
         ("skill", table["skill"]),
         ("action ratio", table["action_ratio"]["mean"]),
         ("95 %", table["action_ratio"]["interval"]),
-        ("other action by then", report["action_differs"]),
+        ("actions differ", report["action_differs"]),
     ]
     if "ssim" in table:
         columns += [("PSNR dB", table["psnr"]), ("SSIM", table["ssim"]["mean"])]
-    head = "".join(f"<th>{escape(name)}</th>" for name, _ in [("step", []), *columns])
-    rows = "".join(
-        f"<tr><th>{h}</th>" + "".join(f"<td>{_show(values[i])}</td>" for _, values in columns) + "</tr>"
-        for i, h in enumerate(report["horizons"])
-    )
+    rows = [[h, *(values[i] for _, values in columns)] for i, h in enumerate(report["horizons"])]
     return (
-        f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
-        f'<p class="note">Unrelated true frames are {_show(table["ceiling"])} apart ({escape(table["unit"])}).</p>'
+        _table(["step", *(name for name, _ in columns)], rows)
+        + f'<p class="note">Unrelated true frames are {_show(table["ceiling"])} apart ({escape(table["unit"])}).</p>'
     )
 
 
@@ -146,7 +145,7 @@ def _show(value: Any) -> str:
         return "–"
     if isinstance(value, (list, tuple)):
         return "–" if None in value else " … ".join(_show(v) for v in value)
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def _scene(scene: Scene, show: Show, horizons: list[int]) -> str:
@@ -159,7 +158,7 @@ def _scene(scene: Scene, show: Show, horizons: list[int]) -> str:
             parts.append(_figure(svg, f"{name}: each dimension over time."))
             continue
         shown = min(len(dreamed), max(16, len(true)), 96)
-        moving = film.animation(film.panels(true[:shown], dreamed[:shown]), show.fps)
+        moving = film.animation(film.enlarged(film.panels(true[:shown], dreamed[:shown]), 128), show.fps)
         marks = [
             h
             for h in sorted({*[h for h in horizons if h.bit_count() == 1], max(horizons), len(dreamed)})
@@ -183,12 +182,43 @@ def _life(name: str, life: dict[str, Any]) -> str:
         "Motion: change from frame to frame. Spread: contrast inside a frame. Strangeness: distance to the nearest "
         "true frame of other episodes."
     )
-    return _figure(figures.life_plot(life), caption)
+    return f'<div class="plots">{_figure(figures.life_plot(life), caption)}</div>'
 
 
 def _events(report: dict[str, Any]) -> str:
-    kept = {"events": report.get("events"), "speed": report.get("speed")}
-    return f"<h2>Rewards, ends, speed</h2><pre>{escape(json.dumps(kept, indent=1))}</pre>"
+    parts = []
+    rewards, ends = [], []
+    for when, scores in report["events"].items():
+        label, reward, end = when.replace("_", " "), scores["reward"], scores["termination"]
+        found = reward["detection"] or {}
+        seen = [found.get(key) for key in ("positives", "precision", "recall", "balanced_accuracy")]
+        rewards.append([label, reward["n"], reward["mse"], reward["mse_of_mean"], reward["correlation"], *seen])
+        keys = ("n", "positives", "auroc", "precision", "precision_interval", "recall", "recall_interval")
+        ends.append([label, *(end[key] for key in keys)])
+    heads = ["", "n", "error", "error of the mean", "correlation", "not 0", "precision", "recall", "balanced accuracy"]
+    parts.append("<h2>Rewards</h2>" + _table(heads, rewards))
+    heads = ["", "n", "ends", "AUROC", "precision", "95 %", "recall", "95 %"]
+    parts.append("<h2>Ends</h2>" + _table(heads, ends))
+    note = "One step: after true contexts, chosen so that rewards and ends occur. Rollout: its first 32 frames."
+    parts.append(f'<p class="note">{note}</p>')
+    if report.get("speed"):
+        keys = ("sessions", "frames_per_second", "step_ms_median", "step_ms_p95", "steps")
+        heads = ["sessions", "frames a second", "step, median ms", "step, 95th percentile ms", "steps timed"]
+        parts.append("<h2>Speed</h2>" + _table(heads, [[row[key] for key in keys] for row in report["speed"]]))
+        if report.get("environment_frames_per_second"):
+            real = _show(report["environment_frames_per_second"])
+            parts.append(f'<p class="note">The environment itself: {real} steps a second, one at a time.</p>')
+    return "".join(parts)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows of values under headings, the first column being each row's name."""
+    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    body = "".join(
+        f"<tr><th>{escape(str(first))}</th>" + "".join(f"<td>{_show(v)}</td>" for v in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def _provenance(report: dict[str, Any]) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class Errors:
     """What one batch of futures gave; every array of one stream is `(B, H)`, H horizons, NaN past an episode's end.
 
     mse: scaled error (images 0..1, vectors in units of their standard deviation). raw: unscaled vector error. ssim:
-    images only. copy_last, copy_last_ssim: the last context frame held. shuffled: under other actions. floor: truth
-    against its twin, or None. rewards, ended: `(B, T)` as the world had them, for the true actions.
+    images only. copy_last, copy_last_ssim: the last context frame held. shuffled: under other actions. other: another
+    episode's true frame at the same horizon. floor: truth against its twin, or None. differs: whether the other actions
+    have differed by then, 0 or 1. rewards, ended: `(B, T)` as the world had them, for the true actions.
     """
 
     mse: dict[str, np.ndarray]
@@ -47,6 +48,7 @@ class Errors:
     copy_last: dict[str, np.ndarray]
     copy_last_ssim: dict[str, np.ndarray]
     shuffled: dict[str, np.ndarray]
+    other: dict[str, np.ndarray]
     floor: dict[str, np.ndarray] | None
     differs: np.ndarray
     rewards: np.ndarray
@@ -69,14 +71,18 @@ def compare(
     frames, rewards, ended = dream(dreamer, truth, truth.future, horizons, on_frames)
     alive = truth.length[:, None] >= np.asarray(horizons)[None]
     blank = np.where(alive, 0.0, np.nan)
-    if len(truth) > 1:
-        order = derangement(len(truth), rng)
-        others, _, _ = dream(dreamer, truth, truth.future[order], horizons, on_frames)
+    none = np.full_like(blank, np.nan)
+    order = derangement(len(truth), rng) if len(truth) > 1 else None
+    swapped = None
+    if order is not None:
+        swapped, _, _ = dream(dreamer, truth, truth.future[order], horizons, on_frames)
         changed = (truth.future != truth.future[order]).any(-1).cumsum(1) > 0
         differs = changed[:, [h - 1 for h in horizons]] + blank
+        # Windows of one recorded episode are no strangers to each other.
+        strangers = blank + blank[order] + np.where(truth.groups == truth.groups[order], np.nan, 0.0)[:, None]
     else:
-        others, differs = None, blank * np.nan
-    result = Errors({}, {}, {}, {}, {}, {}, None if truth.twin is None else {}, differs, rewards, ended)
+        differs = strangers = none
+    result = Errors({}, {}, {}, {}, {}, {}, {}, None if truth.twin is None else {}, differs, rewards, ended)
     for name, stream in spec.modelled.items():
         real = np.stack([truth.frame(name, h) for h in horizons], axis=1)
         held = np.broadcast_to(truth.frame(name, 0)[:, None], real.shape)
@@ -84,9 +90,8 @@ def compare(
         result.mse[name] = frame_mse(frames[name], real, stream, scale) + blank
         result.raw[name] = frame_mse(frames[name], real, stream) + blank
         result.copy_last[name] = frame_mse(held, real, stream, scale) + blank
-        result.shuffled[name] = (
-            blank * np.nan if others is None else frame_mse(others[name], real, stream, scale) + blank
-        )
+        result.shuffled[name] = none if swapped is None else frame_mse(swapped[name], real, stream, scale) + blank
+        result.other[name] = none if order is None else frame_mse(real[order], real, stream, scale) + strangers
         if stream.kind == "image":
             result.ssim[name] = ssim(frames[name], real) + blank
             result.copy_last_ssim[name] = ssim(held, real) + blank

@@ -45,9 +45,11 @@ def _errors(name: str, table: dict[str, Any], horizons: list[int], warnings: lis
             f"{name}: clearly better than holding the last frame at every horizon measured (to {reached[-1]})."
         )
     half = table["half_skill_horizon"]
+    held = table["copy_last_half_skill_horizon"]
     findings.append(
         f"{name}: skill (1 = as good as the truth told twice, 0 = an unrelated frame) "
-        + (f"is below one half from horizon {half} on." if half else f"stays above one half to horizon {reached[-1]}.")
+        + (f"falls below one half at horizon {half}" if half else f"stays above one half to horizon {reached[-1]}")
+        + f"; that of the last frame held {f'at horizon {held}' if held else 'stays above it'}."
     )
     if not table["floor"]["measured"]:
         findings.append(f"{name}: the share of chance was not measured (no fork of the environment); it is taken as 0.")
@@ -88,13 +90,19 @@ def _life(name: str, life: dict[str, Any] | None, warnings: list[str], findings:
     before = len(warnings)
     if motion is not None and motion < 0.1:
         warnings.append(f"{name}: the long rollout freezes (motion {motion:.2f} of the truth's).")
-    if motion is not None and motion > 3:
+    if motion is not None and motion > 4:
         warnings.append(f"{name}: the long rollout flickers (motion {motion:.1f} times the truth's).")
     if spread is not None and spread < 0.3:
         warnings.append(f"{name}: the long rollout goes flat (spread inside a frame {spread:.2f} of the truth's).")
     if strange is not None and strange > 2:
         warnings.append(
             f"{name}: the long rollout leaves what the environment can show ({strange:.1f} times as strange)."
+        )
+    lengths = sorted(life["true_lengths"])
+    if 4 * lengths[len(lengths) // 2] < life["frames"]:
+        findings.append(
+            f"{name}: true episodes end after about {lengths[len(lengths) // 2]} steps, so most of the long rollout "
+            "lies where the environment never was."
         )
     if len(warnings) == before and motion is not None:
         findings.append(

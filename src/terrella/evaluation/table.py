@@ -27,6 +27,7 @@ def join(parts: Sequence[Errors]) -> Errors:
         copy_last=stack("copy_last"),
         copy_last_ssim=stack("copy_last_ssim"),
         shuffled=stack("shuffled"),
+        other=stack("other"),
         floor=None if parts[0].floor is None else stack("floor"),
         differs=np.concatenate([p.differs for p in parts]),
         rewards=np.concatenate([p.rewards for p in parts]),
@@ -69,16 +70,18 @@ def stream_table(
     gained, held_gained = skill(mean[0], low, top), skill(held_mean[0], low, top)
     result: dict[str, Any] = {
         "kind": stream.kind,
-        "unit": "pixels in 0..1" if stream.kind == "image" else "each dimension in its standard deviation",
+        "unit": "pixels in 0..1" if stream.kind == "image" else "standard deviations",
         "n": (~np.isnan(mse)).sum(axis=0).tolist(),
         "mse": _summary(mean),
         "copy_last": _summary(held_mean),
         "floor": {"measured": errors.floor is not None, "mean": _list(low)},
         "ceiling": _number(top),
+        "other_episode": _summary(bootstrap(errors.other[name], groups=groups)),
         "against_copy_last": _summary(bootstrap(mse, held, groups)),
         "skill": _list(gained),
         "copy_last_skill": _list(held_gained),
         "half_skill_horizon": half_skill_horizon(marks, gained),
+        "copy_last_half_skill_horizon": half_skill_horizon(marks, held_gained),
         "shuffled": _summary(bootstrap(errors.shuffled[name], groups=groups)),
         "action_ratio": _summary(
             bootstrap(errors.shuffled[name], np.where(np.isnan(errors.shuffled[name]), np.nan, mse), groups)

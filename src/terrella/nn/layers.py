@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,13 @@ class SwiGLU(nn.Module):
 
 
 class LevelEmbedding(nn.Module):
-    """Embeds a level in [0, 1] (signal level, step length) by sines and a linear layer: `(...)` -> `(..., D)`."""
+    """Embeds a level in [0, 1] (signal level, step length) by sines and a linear layer: `(...)` -> `(..., D)`.
+
+    The frequencies keep their precision whatever the weights are cast to: rounded to bfloat16, the fastest waves would
+    be off by a radian.
+    """
+
+    frequency: Tensor
 
     def __init__(self, dim: int, waves: int = 16):
         super().__init__()
@@ -48,9 +55,15 @@ class LevelEmbedding(nn.Module):
         frequency = math.pi * torch.logspace(0, 7, waves, base=2.0)
         self.register_buffer("frequency", frequency, persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LevelEmbedding:
+        kept = self.frequency
+        super()._apply(fn, recurse)
+        self.frequency = kept.to(self.frequency.device)
+        return self
+
     def forward(self, level: Tensor) -> Tensor:
         """Embed `level`."""
-        angle = level[..., None] * self.frequency  # pyright: ignore[reportOperatorIssue]
+        angle = level[..., None] * self.frequency
         return self.linear(torch.cat([angle.sin(), angle.cos()], -1).to(self.linear.weight.dtype))
 
 

@@ -27,6 +27,11 @@ def keyed_normal(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Ten
     return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].float()
 
 
+def chance(generator: torch.Generator) -> float:
+    """Draw one number in [0, 1) from a generator on any device."""
+    return torch.rand((), generator=generator, device=generator.device).item()
+
+
 def _wrap(constant: int) -> int:
     return constant - (1 << 64) if constant >= 1 << 63 else constant
 

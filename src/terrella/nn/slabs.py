@@ -154,7 +154,9 @@ class Slabs:
         if held is None or (not own.shared and held < own.frames.shape[1]):
             return self
         capacity = max(FIRST_BLOCK, 2 * held)
-        if capacity >= self.spec.capacity:
+        # Past the first ring, what is shared counts too: a state forked at every frame must not grow without end.
+        behind = sum(s.frames.shape[1] for s in self.segments[1:] if s.shared)
+        if behind + capacity >= self.spec.capacity:
             return self.owned()
         dtype = next(iter(own.tensors.values())).dtype
         start = self.time if own.shared else own.start

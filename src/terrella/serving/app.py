@@ -38,6 +38,7 @@ def create_app(
     *,
     truth: bool = True,
     steps: int | None = None,
+    device: str = "cpu",
     token: str | None = None,
     local: bool = True,
     gallery: bool = False,
@@ -45,9 +46,10 @@ def create_app(
 ) -> FastAPI:
     """Build the application for one world, or for several by name; the first is shown first.
 
-    `truth` runs the true environment beside a world where it is installed. `steps` are denoising steps a frame. `token`
-    must be given by every client. `local` answers only to names of this machine. `gallery` adds the worlds that ship
-    with the package. Raises `ServingError` when there is nothing to serve.
+    `truth` runs the true environment beside a world where it is installed. `steps` are denoising steps a frame.
+    `device` is where worlds that are given by name or path run. `token` must be given by every client. `local` answers
+    only to names of this machine. `gallery` adds the worlds that ship with the package, loaded when asked for. Raises
+    what `World.load` raises for the first world, and `ServingError` when there is nothing to serve.
     """
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -60,7 +62,8 @@ def create_app(
     from .connection import Connection
 
     limits = limits or Limits()
-    catalogue = Catalogue(_named(worlds, gallery=gallery), steps=steps)
+    catalogue = Catalogue(_named(worlds, gallery=gallery), steps=steps, device=device)
+    catalogue.get(catalogue.names[0])  # a wrong path should be said here, not on the page
     thread = EngineThread(catalogue, limits, truth=truth)
     connections: set[Any] = set()
 
@@ -127,6 +130,7 @@ def serve(
     open_browser: bool = False,
     truth: bool = True,
     steps: int | None = None,
+    device: str = "cpu",
     token: str | None = None,
     gallery: bool = True,
     on_ready: Callable[[str], None] | None = None,
@@ -139,7 +143,9 @@ def serve(
     a port in use.
     """
     check_binding(host, token)
-    app = create_app(world, truth=truth, steps=steps, token=token, local=is_loopback(host), gallery=gallery)
+    app = create_app(
+        world, truth=truth, steps=steps, device=device, token=token, local=is_loopback(host), gallery=gallery
+    )
     server = create_server(app, host=host, port=port)
     try:
         socket = server.config.bind_socket()

@@ -14,10 +14,11 @@ from ..config import to_json
 from ..engine import Engine
 from ..errors import ConfigError, ServingError, did_you_mean
 from ..spec import WorldSpec
-from ..world import World
+from ..world import GALLERY, World
 from .truth import Truth
 
 POWERS = (1, 2, 4, 8, 16, 32)  # numbers of denoising steps to offer
+CARD_LENGTH = 20_000  # characters shown
 CONTEXT = 4  # transitions before the first frame, for a world without recorded starts
 
 
@@ -28,6 +29,7 @@ class Served:
     name: str
     world: World
     steps: int | None = None
+    card: str = ""
     _engines: dict[int | None, Engine] = field(default_factory=dict)
 
     @property
@@ -93,17 +95,20 @@ class Served:
             "step_choices": list(self.step_choices),
             "parameters": sum(p.numel() for p in self.world.parameters()),
             "card": self.world.card,
+            "card_text": self.card,
         }
 
 
 class Catalogue:
     """Worlds by name, loaded when first asked for."""
 
-    def __init__(self, worlds: Mapping[str, World | str | Path], *, steps: int | None = None) -> None:
+    def __init__(
+        self, worlds: Mapping[str, World | str | Path], *, steps: int | None = None, device: str = "cpu"
+    ) -> None:
         if not worlds:
             raise ServingError("there is no world to serve; pass at least one.")
         self._sources = dict(worlds)
-        self._steps = steps
+        self._steps, self._device = steps, device
         self._served: dict[str, Served] = {}
 
     @property
@@ -117,6 +122,18 @@ class Catalogue:
             raise did_you_mean(name[:80], self._sources, "world")
         if name not in self._served:
             source = self._sources[name]
-            world = source if isinstance(source, World) else World.load(source)
-            self._served[name] = Served(name, world, self._steps)
+            if isinstance(source, World):
+                self._served[name] = Served(name, source, self._steps)
+            else:
+                self._served[name] = Served(name, World.load(source, self._device), self._steps, _card(source))
         return self._served[name]
+
+
+def _card(source: str | Path) -> str:
+    """The text of a saved world's card, "" where it has none."""
+    folder = Path(source) if (Path(source) / "world.json").exists() else GALLERY / str(source)
+    try:
+        with (folder / "card.md").open(encoding="utf-8", errors="replace") as file:
+            return file.read(CARD_LENGTH)
+    except OSError:
+        return ""

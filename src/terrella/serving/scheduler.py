@@ -323,9 +323,7 @@ class EngineThread:
         if len(client.players) >= self._limits.panes:
             raise ServingError(f"{self._limits.panes} sessions are open, which is the most; close one first.")
         if len(self._players()) >= self._limits.sessions:
-            raise ServingError(
-                f"this server runs {self._limits.sessions} sessions, the most; try again later."
-            )
+            raise ServingError(f"this server runs {self._limits.sessions} sessions, the most; try again later.")
 
     def _number(self, client: Client) -> int:
         while True:

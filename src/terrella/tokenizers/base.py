@@ -20,10 +20,12 @@ class Tokenizer(nn.Module, ABC):
     `normalise` measures and which are saved with the weights.
 
     spec: how many tokens, how many channels, and where each token lies. trains: whether there is anything to learn.
+    takes: the kinds of streams it can be made for.
     """
 
     name: ClassVar[str] = ""
     trains: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ("image", "vector")
     spec: TokenSpec
     shift: Tensor
     scale: Tensor

@@ -2,14 +2,16 @@
 
 An image is folded into `fold x fold` blocks (space to depth), so that all convolutions run on a small grid, where a CPU
 is fast. Latents are squashed only by a little noise in training, which keeps them smooth; a deterministic autoencoder
-with noise on its latents is enough when a diffusion model follows (Chen et al., arXiv 2406.07524, appendix, and the
-tokenizer of Dreamer 4, arXiv 2509.24527, drop the KL term too).
+with noise on its latents is enough when a diffusion model follows (Dreamer 4, arXiv 2509.24527, has no KL term either).
+What all frames share is kept outside the network: it sees and returns deviations from the mean frame, in units of their
+spread, so that a small ball on a still background is as much to learn as a scrolling landscape.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,9 @@ class Conv(Tokenizer):
     """The default tokenizer for images; height and width must be multiples of `stride`."""
 
     Config = ConvConfig
+    takes: ClassVar[tuple[str, ...]] = ("image",)
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, config: ConvConfig, stream: StreamSpec):
         h, w, colours = stream.shape
@@ -53,6 +58,8 @@ class Conv(Tokenizer):
         places = tuple((float(r), float(c)) for r in range(self.rows) for c in range(self.columns))
         super().__init__(stream, TokenSpec(len(places), config.channels, places))
         self.config = config
+        self.register_buffer("mean", torch.full(stream.shape, 0.5))
+        self.register_buffer("spread", torch.full((), 0.5))
         levels = int(log2(config.stride // config.fold))
         widths = [config.width * 3 ** min(i, 1) // 2 ** min(i, 1) for i in range(levels + 1)]
         folded = colours * config.fold**2
@@ -73,29 +80,32 @@ class Conv(Tokenizer):
         up += [nn.Conv2d(widths[0], folded, 3, padding=1), nn.PixelShuffle(config.fold)]
         self.decoder = nn.Sequential(*up)
 
+    def prepare(self, obs: Tensor) -> None:
+        """Measure the mean frame and the spread about it."""
+        x = obs.float() / 255
+        self.mean.copy_(x.mean(0))
+        self.spread.copy_((x - self.mean).std().clamp(min=1e-3))
+
     def encode_raw(self, obs: Tensor) -> Tensor:
         """Encode uint8 images `(..., h, w, C)`."""
-        lead = obs.shape[:-3]
-        weight = self.encoder[1].weight
-        x = obs.reshape(-1, *self.stream.shape).permute(0, 3, 1, 2).to(weight.dtype) / 127.5 - 1
-        z = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        return z.flatten(2).transpose(1, 2).unflatten(0, lead) if lead else z.flatten(2).transpose(1, 2)[0]
+        dtype = self.mean.dtype
+        x = (obs.reshape(-1, *self.stream.shape).to(dtype) / 255 - self.mean) / self.spread
+        z = self.encoder(x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+        return z.flatten(2).transpose(1, 2).reshape(*obs.shape[:-3], self.spec.n, self.spec.channels)
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """Decode to floats in about [0, 1], `(..., h, w, C)`."""
-        lead = z.shape[:-2]
-        grid = z.reshape(-1, self.rows, self.columns, self.config.channels).permute(0, 3, 1, 2)
-        x = self.decoder(grid.to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last))
-        x = (x.permute(0, 2, 3, 1) + 1) / 2
-        return x.unflatten(0, lead) if lead else x[0]
+        grid = z.reshape(-1, self.rows, self.columns, self.config.channels).permute(0, 3, 1, 2).to(self.mean.dtype)
+        x = self.decoder(grid.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        return (self.mean + self.spread * x).reshape(*z.shape[:-2], *self.stream.shape)
 
     def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """Squared error plus a little absolute error of pixels in [0, 1], with noise on the latents, and unit scale wanted."""
+        """Squared error and a little absolute error, in units of the spread, with noise on the latents."""
         z = self.encode_raw(obs).float()
         noise = torch.randn(z.shape, generator=generator, device=z.device)
-        x = self.decode_raw(z + self.config.noise * noise).float()
-        error = x - obs.float() / 255
-        return error.square().mean() + 0.05 * error.abs().mean() + 1e-4 * F.relu(z.square() - 4).mean()
+        error = (self.decode_raw(z + self.config.noise * noise).float() - obs.float() / 255) / self.spread
+        small = F.relu(z.square() - 4).mean()  # latents of any size would drown the noise
+        return error.square().mean() + 0.05 * error.abs().mean() + 1e-3 * small
 
 
 class _Residual(nn.Module):

@@ -31,6 +31,7 @@ class Patches(Tokenizer):
     """Lossless; height and width must be multiples of `size`."""
 
     Config = PatchesConfig
+    takes: ClassVar[tuple[str, ...]] = ("image",)
     trains: ClassVar[bool] = False
 
     def __init__(self, config: PatchesConfig, stream: StreamSpec):

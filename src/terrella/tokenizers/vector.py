@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Vector(Tokenizer):
     """The tokenizer for vectors: standardised, then `z = P x + mlp(x)` and back, P the padded identity at the start."""
 
     Config = VectorConfig
+    takes: ClassVar[tuple[str, ...]] = ("vector",)
     mean: Tensor
     deviation: Tensor
 

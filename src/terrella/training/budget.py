@@ -36,5 +36,7 @@ class Budget:
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used, in [0, 1]."""
-        used = step / self.steps if self.steps is not None else seconds / max(self.seconds or 0.0, 1e-9)
+        if self.steps is not None:
+            return min(1.0, step / self.steps) if self.steps else 1.0
+        used = seconds / max(self.seconds or 0.0, 1e-9)
         return min(1.0, used)

@@ -98,9 +98,12 @@ def _starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
     rng = np.random.default_rng(0)
     split = "held_out" if any(len(data.episode(int(i))) >= frames for i in data.split("held_out")) else "train"
     try:
-        return data.sample(count, frames - 1, rng, split)
+        clips = data.sample(count, frames, rng, split)
     except DatasetError:
         return None  # only episodes shorter than a beginning
+    # The last transition is dropped, so that no beginning lies on an episode's last frame.
+    kept = {name: seen[:, :frames] for name, seen in clips.observations.items()}
+    return Clips(kept, clips.actions[:, :-1], clips.rewards[:, :-1], clips.terminated[:, :-1])
 
 
 class _Run:
@@ -148,23 +151,23 @@ class _Run:
         pool = frame_pool(data, self.world, self.seed)
         test = frame_pool(data, self.world, self.seed, "held_out", 256)
         frames = len(next(iter(pool.values())))
-        for stream, kind in self.world.tokenizers.items():
-            kind.prepare(pool[stream.replace("/", ".")].to(self.device))  # pyright: ignore[reportCallIssue]
+        tokenizers = {s: self.world.tokenizer(s) for s in self.world.spec.modelled}
+        for stream, tokenizer in tokenizers.items():
+            tokenizer.prepare(pool[stream].to(self.device))
 
         def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
             source = test if held_out else pool
             count = len(next(iter(test.values()))) if held_out else frames
             pick = torch.arange(count) if held_out else torch.randint(frames, (self.config.tokenizer_batch,), generator=self.order)
             total = torch.zeros((), device=self.device)
-            for stream, tokenizer in self.world.tokenizers.items():
-                obs = source[stream.replace("/", ".")][pick].to(self.device)
-                total = total + tokenizer.loss(obs, self.generator)  # pyright: ignore[reportCallIssue]
+            for stream, tokenizer in tokenizers.items():
+                total = total + tokenizer.loss(source[stream][pick].to(self.device), self.generator)
             return total, {}
 
         self._loop("tokenizer", loss)
         with torch.inference_mode():
-            for stream, tokenizer in self.world.tokenizers.items():
-                tokenizer.normalise(pool[stream.replace("/", ".")][:2048].to(self.device))  # pyright: ignore
+            for stream, tokenizer in tokenizers.items():
+                tokenizer.normalise(pool[stream][:2048].to(self.device))
         rewards = np.concatenate([data.episode(int(i)).rewards for i in data.split("train")[:200]])
         self.world.reward_shift.fill_(float(rewards.mean()))
         self.world.reward_scale.fill_(max(float(rewards.std()), 1e-3))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..nn.noise import chance
 from ..world import World
 from .presets import TrainingConfig
 
@@ -33,7 +34,7 @@ def clip_loss(
     form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real.
     """
     past = z_BTNZ
-    fed = progress >= SELF_FED_FROM and torch.rand((), generator=generator).item() < config.self_fed
+    fed = progress >= SELF_FED_FROM and chance(generator) < config.self_fed
     if fed:
         past = _self_fed(world, config, z_BTNZ, action_BTW, generator)
     noisy, tau = _context(past, config.context_noise, generator)

@@ -27,9 +27,10 @@ class Optimizer:
         inner = {id(p) for n, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in n and "table" not in n}
         matrices = [p for p in self.parameters if id(p) in inner]
         rest = [p for p in self.parameters if id(p) not in inner]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=min(lr, 1e-3) if muon else lr, weight_decay=weight_decay, betas=(0.9, 0.95))
-        ]
+        self.parts: list[torch.optim.Optimizer] = []
+        if rest:  # some tokenizers have nothing to learn
+            rate = min(lr, 1e-3) if muon else lr
+            self.parts.append(torch.optim.AdamW(rest, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.95)))
         if matrices:
             self.parts.append(
                 torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -8,7 +8,6 @@ const LABELS = {
   Backspace: "Bksp", Tab: "Tab", Minus: "−", Equal: "=",
 };
 const PADS = [["ArrowUp", "ArrowLeft", "ArrowDown", "ArrowRight"], ["KeyW", "KeyA", "KeyS", "KeyD"]];
-const ARROWS = ["↑", "←", "↓", "→"];
 const MOST = 24; // controls of one kind on the page; more would be no help
 
 /** A key's short name for a cap. */
@@ -136,19 +135,25 @@ export class Controls {
     this.padCodes = PADS.find((codes) => codes.some((code) => this.chords.some((c) => c.codes.length === 1 && c.codes[0] === code))) ?? [];
     if (!this.padCodes.length) return null;
     const [up, left, down, right] = this.padCodes;
-    const cells = [[up, left], [up], [up, right], [left], null, [right], [down, left], [down], [down, right]];
-    const flat = ![up, down].some((code) => this.chords.some((c) => c.codes.includes(code)));
-    return element("div", { class: flat ? "pad flat" : "pad", role: "group", "aria-label": "Directions" }, ...cells.map((codes) => {
-      const chord = codes && this.chords.find((c) => c.codes.length === codes.length && codes.every((code) => c.codes.includes(code)));
-      if (!chord) return element("span");
-      const arrow = codes.length === 1 ? element("span", { "aria-hidden": "true" }, ARROWS[this.padCodes.indexOf(codes[0])]) : element("span", { class: "corner", "aria-hidden": "true" }, "•");
-      return this.codesButton(codes, this.actionName(chord.row), arrow);
+    const rows = [
+      [["↖", up, left], ["↑", up], ["↗", up, right]],
+      [["←", left], null, ["→", right]],
+      [["↙", down, left], ["↓", down], ["↘", down, right]],
+    ];
+    const cells = rows.map((row) => row.map((cell) => {
+      const [arrow, ...codes] = cell ?? [""];
+      const chord = this.chords.find((c) => c.codes.length === codes.length && codes.every((code) => c.codes.includes(code)));
+      const face = chord && element("span", { class: codes.length > 1 ? "corner" : "", "aria-hidden": "true" }, arrow);
+      return chord ? this.codesButton(codes, this.actionName(chord.row), face) : element("span");
     }));
+    const used = cells.filter((row) => row.some((node) => node.tagName === "BUTTON"));
+    return element("div", { class: "pad", role: "group", "aria-label": "Directions" }, ...used.flat());
   }
 
   keyButtons() {
     const single = this.chords.filter((c) => c.codes.length === 1 && !this.padCodes.includes(c.codes[0]));
-    const seen = new Set();
+    const onPad = this.chords.filter((c) => c.codes.every((code) => this.padCodes.includes(code)));
+    const seen = new Set([...onPad.map((c) => String(c.row)), String(this.about.noop)]);
     const buttons = single.filter((c) => { const key = String(c.row); return !seen.has(key) && seen.add(key); }).slice(0, MOST)
       .map((c) => this.codesButton(c.codes, this.actionName(c.row), element("kbd", {}, keyLabel(c.codes[0])), this.actionName(c.row) === keyLabel(c.codes[0]).toLowerCase() ? null : element("span", {}, this.actionName(c.row))));
     return buttons.length ? element("div", { class: "chips", role: "group", "aria-label": "Actions" }, ...buttons) : null;

@@ -237,7 +237,7 @@ function fork() {
   if (state.panes.size >= state.limits.panes) return toast(`${state.limits.panes} panes are the most; close one first.`);
   stop(pane);
   pane.waiting = true;
-  state.link.send("fork", { session: pane.session, frame: pane.frame });
+  state.link.send("fork", { session: pane.session, frame: pane.looking });
   pane.label();
 }
 

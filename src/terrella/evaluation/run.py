@@ -40,6 +40,7 @@ def evaluate(
     context: int | None = None,
     seed: int = 0,
     steps: int | None = None,
+    device: str | None = None,
     long: int = 512,
     out: str | Path | None = None,
     progress: bool = True,
@@ -49,15 +50,17 @@ def evaluate(
     env: default the one that the world was recorded in; where it cannot be made, held-out episodes of `dataset` are
     the truth. episodes: futures compared. horizons: steps after the context at which frames are compared. context:
     actions shown to the world before; default as many as its recorded starts have. steps: denoising steps, default the
-    world's own. long: frames of the free rollout, 0 for none. out: a folder for `report.json` and `report.html`.
+    world's own. device: where to run, default where the world is. long: frames of the free rollout, 0 for none. out: a
+    folder for `report.json` and `report.html`.
 
     Returns the report as JSON values: for each stream of `report["streams"]` the errors by horizon with 95 % intervals
-    and raw values, `copy_last`, `floor`, `ceiling`, `skill`, `action_ratio`; then `events`, `speed`, `long`, `summary`
-    and where it was measured. Raises `SpecError` when there is no truth, or one of another interface than the world's.
+    and raw values, `copy_last`, `floor`, `ceiling`, `other_episode`, `skill`, `action_ratio`; then `events`, `speed`,
+    `long`, `summary` and where it was measured. Raises `SpecError` when there is no truth, or one of another interface
+    than the world's.
     """
     loaded = world if isinstance(world, World) else World.load(world)
     return measure(
-        Engine(loaded, steps=steps),
+        Engine(loaded, steps=steps, device=device),
         loaded.spec,
         env,
         name=loaded.name,

@@ -1,0 +1,70 @@
+"""The command line: what it offers, and how it speaks of mistakes."""
+
+import inspect
+
+import pytest
+
+from terrella import cli
+
+FLAGS = {
+    "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
+    "train": "data out budget preset decoder seed device resume",
+    "play": "world host port token steps truth open_browser",
+    "evaluate": "world env data out episodes steps seed",
+    "info": "what",
+    "demo": "env budget out port",
+}
+
+
+def test_the_flags_are_these_and_no_others():
+    for command, flags in FLAGS.items():
+        assert " ".join(inspect.signature(getattr(cli, command)).parameters) == flags
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["info", "coinrum"], "no world"),
+        (["record", "CartPol-v1", "--out", "x"], "CartPole"),
+        (["record", "no_such_module:Env-v0", "--out", "x"], "no_such_module"),
+        (["train", "nowhere"], "nowhere"),
+        (["play", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(args, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(args) == 1
+    said = capsys.readouterr().err
+    assert "error:" in said
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_bad_budget_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["record", "CartPole-v1", "--steps", "60", "--out", "d"]) == 0
+    assert cli.main(["train", "d", "--budget", "soon"]) == 1
+    assert "10m" in capsys.readouterr().err
+
+
+def test_info_of_a_dataset(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["record", "CartPole-v1", "--steps", "60", "--out", "d"])
+    assert cli.main(["info", "d"]) == 0
+    said = capsys.readouterr().out
+    assert "60 transitions" in said
+    assert "Discrete(2)" in said
+
+
+def test_info_without_a_name_lists_parts(capsys):
+    assert cli.main(["info"]) == 0
+    assert "transformer" in capsys.readouterr().out

@@ -1,0 +1,316 @@
+"""The page in a real browser, against a real server with tiny random worlds."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from terrella import arenas
+from terrella.data.episode import Clips
+from terrella.serving import create_app, create_server
+from terrella.world import Part, World, WorldConfig
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+SHOWN = "[...document.querySelectorAll('.pane')].map(p => p.querySelector('.view.world canvas').toDataURL())"
+
+
+def tiny(env: str, name: str, **kwargs: Any) -> World:
+    """A small world with random weights and one recorded start from its environment."""
+    made = arenas.make(env, **kwargs)
+    spec = arenas.describe(made)
+    torch.manual_seed(0)
+    parts = {s: Part("conv", {"width": 16}) for s, kind in spec.modelled.items() if kind.kind == "image"}
+    backbone = Part("transformer", {"dim": 32, "layers": 2, "heads": 2, "every": 2, "window": 6})
+    world = World(spec, WorldConfig(backbone, Part("shortcut", {"steps": 1}), parts), name)
+    with torch.no_grad():
+        for parameter in world.dynamics.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    frames = {s: v for s, v in arenas.to_streams(made, made.reset(seed=0)[0]).items() if s in spec.modelled}
+    row = np.asarray(spec.noop or next(iter(spec.keys.values())), np.float32)
+    blank = np.zeros((1, 2), np.float32)
+    starts = {s: np.repeat(np.asarray(v)[None, None], 3, 1) for s, v in frames.items()}
+    world.starts = Clips(starts, np.broadcast_to(row, (1, 2, len(row))).copy(), blank, blank > 0)
+    world.card = {"summary": "Random weights, for tests.", "known_failures": ["<b>Everything</b> is noise."]}
+    made.close()
+    return world.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def serving(worlds: dict[str, World], **kwargs: Any) -> Iterator[str]:
+    server = create_server(create_app(dict(worlds), **kwargs), port=0)
+    socket = server.config.bind_socket()
+    thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def worlds() -> dict[str, World]:
+    return {
+        "car": tiny("MountainCar-v0", "car", pixels=True),
+        "pole": tiny("CartPole-v1", "pole", pixels=True),
+        "pendulum": tiny("Pendulum-v1", "pendulum"),
+    }
+
+
+@pytest.fixture(scope="module")
+def address(worlds: dict[str, World]) -> Iterator[str]:
+    with serving(worlds) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright (extra 'dev')")
+    if CHROMIUM is None:
+        pytest.skip("the page's tests need a browser: no chromium on the PATH")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page, open on the first world; fails the test for any error in the console or request elsewhere."""
+    with opened(browser, address) as page:
+        page.wait_for_selector(".pane .hint.on")
+        page.uncheck("#stop", force=True)  # random weights predict an end now and then
+        page.focus("#stage")
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser: Any, address: str, width: int = 1280, height: int = 800) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(15_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else wrong.append(r.url))
+    page.goto(address)
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def frame(page: Any) -> int:
+    return int(page.text_content("#frame"))
+
+
+def until(page: Any, condition: str, argument: Any = None) -> None:
+    page.wait_for_function(condition, arg=argument)
+
+
+def at_least(page: Any, count: int) -> None:
+    until(page, "n => Number(document.getElementById('frame').textContent) >= n", count)
+
+
+def test_a_key_starts_the_world_and_frames_change(page: Any, tmp_path: Path) -> None:
+    assert page.title() == "Terrella"
+    assert frame(page) == 0
+    before = page.evaluate(SHOWN)
+    size = page.locator(".view.world canvas").bounding_box()
+    page.keyboard.down("ArrowRight")
+    at_least(page, 8)
+    assert page.locator("[data-codes='ArrowRight'][data-down]").count() == 1
+    page.keyboard.up("ArrowRight")
+    assert page.evaluate(SHOWN) != before
+    until(page, "() => Number(document.getElementById('latency').textContent) > 0")
+    until(page, "() => Number(document.getElementById('fps').textContent) > 1")
+    assert page.locator(".view.world canvas").bounding_box() == size  # nothing jumps
+    assert size["width"] >= 400
+    page.keyboard.press("p")
+    until(page, "() => document.getElementById('play').dataset.running === 'false'")
+    page.screenshot(path=tmp_path / "playing.png")
+    assert (tmp_path / "playing.png").stat().st_size > 10_000
+
+
+def test_pause_step_and_look_back(page: Any, tmp_path: Path) -> None:
+    page.keyboard.press("p")
+    at_least(page, 6)
+    page.click("#play")
+    until(page, "() => document.getElementById('play').dataset.running === 'false'")
+    page.wait_for_timeout(200)
+    now = frame(page)
+    seen = {now: page.evaluate(SHOWN)[0]}
+    for i in range(1, 4):
+        page.keyboard.press("Period")
+        at_least(page, now + i)
+        page.wait_for_timeout(50)
+        seen[now + i] = page.evaluate(SHOWN)[0]
+    assert len(set(seen.values())) == 4
+    page.keyboard.down("Backspace")
+    until(page, "n => Number(document.getElementById('frame').textContent) < n", now)
+    page.keyboard.up("Backspace")
+    assert page.text_content(".badge") == "looking back"
+    page.screenshot(path=tmp_path / "back.png")
+    page.focus("#time")
+    while frame(page) < now:
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(50)
+    assert frame(page) == now
+    assert page.evaluate(SHOWN)[0] == seen[now]
+    page.focus("#stage")
+    for i in range(1, 4):  # the server goes back and computes them again
+        page.keyboard.press("Period")
+        until(page, "n => document.getElementById('last').textContent === String(n)", now + i)
+        page.wait_for_timeout(80)
+        assert page.evaluate(SHOWN)[0] == seen[now + i]
+
+
+def test_fork_drive_one_and_all(page: Any, tmp_path: Path) -> None:
+    page.keyboard.down("ArrowLeft")
+    at_least(page, 4)
+    page.keyboard.up("ArrowLeft")
+    page.keyboard.press("f")
+    until(page, "() => document.querySelectorAll('.pane').length === 2")
+    until(page, "() => document.querySelectorAll('.pane .hint.on').length === 2")
+    a, b = page.evaluate(SHOWN)
+    assert a == b
+    page.keyboard.press("Period")  # both, with the same action
+    page.wait_for_timeout(400)
+    a, b = page.evaluate(SHOWN)
+    assert a == b
+    page.check("#drive input[value=one]", force=True)
+    page.keyboard.press("2")
+    assert page.locator(".pane[data-focus] .number").text_content() == "2"
+    page.keyboard.down("ArrowRight")
+    page.keyboard.press("Period")
+    page.wait_for_timeout(400)
+    page.keyboard.up("ArrowRight")
+    other, mine = page.evaluate(SHOWN)
+    assert other == a
+    assert mine != b
+    page.screenshot(path=tmp_path / "fork.png")
+    page.click(".pane:nth-of-type(1) .icon.small")
+    until(page, "() => document.querySelectorAll('.pane').length === 1")
+
+
+def test_seed_restart_and_matching_the_truth(page: Any) -> None:
+    first = page.evaluate(SHOWN)[0]
+    page.keyboard.press("Period")
+    at_least(page, 1)
+    truth = "document.querySelector('.view.truth canvas').toDataURL()"
+    assert page.evaluate(SHOWN)[0] != page.evaluate(truth)
+    page.click("#sync")
+    until(page, f"() => {SHOWN}[0] === {truth}")
+    page.keyboard.press("r")
+    until(page, "() => document.getElementById('last').textContent === '0'")
+    assert page.evaluate(SHOWN)[0] == first
+    page.fill("#seed", "5")
+    page.press("#seed", "Enter")
+    until(page, f"first => {SHOWN}.length === 1 && {SHOWN}[0] !== first", first)
+    assert "seed=5" in page.url
+
+
+def test_buttons_instead_of_keys(page: Any) -> None:
+    page.hover("[data-codes=ArrowLeft]")
+    page.mouse.down()
+    at_least(page, 3)
+    assert page.locator("[data-codes=ArrowLeft][data-down]").count() == 1
+    page.mouse.up()
+    assert page.locator("[data-down]").count() == 0
+    page.focus("[data-codes=ArrowRight]")
+    page.keyboard.down("Enter")
+    assert page.locator("[data-codes=ArrowRight][data-down]").count() == 1
+    page.keyboard.up("Enter")
+    assert page.locator("[data-down]").count() == 0
+
+
+def test_a_world_that_waits_takes_one_step_a_tap(page: Any) -> None:
+    page.select_option("#world", "pole")
+    until(page, "() => document.getElementById('turns').checked")
+    page.uncheck("#stop", force=True)
+    page.focus("#stage")
+    for count in (1, 2, 3):
+        page.keyboard.press("ArrowLeft")
+        until(page, "n => document.getElementById('frame').textContent === String(n)", count)
+        page.wait_for_timeout(150)
+        assert frame(page) == count
+
+
+def test_vectors_are_plotted_and_sliders_act(page: Any, tmp_path: Path) -> None:
+    page.select_option("#world", "pendulum")
+    page.wait_for_selector(".view.plot canvas")
+    page.wait_for_selector(".view.truth canvas")  # the environment's picture
+    page.uncheck("#stop", force=True)
+    slider = page.locator(".dial input")
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    at_least(page, 10)
+    painted = page.evaluate(
+        """() => { const c = document.querySelector('.view.plot canvas');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;
+        for (let i = 0; i < d.length; i += 4) if (d[i] > 200 && d[i + 2] < 120 && d[i + 3]) n++; return n; }"""
+    )
+    assert painted > 100
+    page.screenshot(path=tmp_path / "plot.png")
+
+
+def test_card_and_help_show_text_only(page: Any) -> None:
+    assert page.text_content(".failures li") == "<b>Everything</b> is noise."
+    page.keyboard.press("?")
+    assert page.locator("#help[open]").count() == 1
+    assert "left" in page.text_content("#help-world")
+    page.keyboard.press("Escape")
+    assert page.locator("#help[open]").count() == 0
+
+
+def test_every_control_has_a_name(page: Any) -> None:
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select')]
+        .filter(n => n.checkVisibility() && !n.getAttribute('aria-label') && !n.textContent.trim())
+        .filter(n => !n.labels?.[0]?.textContent.trim()).map(n => n.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_a_phone(browser: Any, address: str, tmp_path: Path) -> None:
+    with opened(browser, address, 390, 844) as page:
+        page.wait_for_selector(".pane .hint.on")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        left = page.locator("[data-codes=ArrowLeft]").bounding_box()
+        assert left["height"] >= 44
+        assert left["y"] + left["height"] < 844  # play without scrolling
+        page.screenshot(path=tmp_path / "phone.png", full_page=True)
+
+
+def test_token_and_a_server_that_goes_away(browser: Any, worlds: dict[str, World]) -> None:
+    token = "t" * 24
+    page = browser.new_page()
+    with serving({"car": worlds["car"]}, token=token) as url:
+        page.goto(url)
+        page.wait_for_selector("#ask-token[open]")
+        page.fill("#token", token)
+        page.click("#token-form button")
+        page.wait_for_selector(".pane")
+        assert token not in page.url
+    page.wait_for_selector("#lost[open]")
+    page.close()
