@@ -68,11 +68,15 @@ def measure(folder: Path, options) -> dict:
                 raw[name].append(options.batch * len(positions) / (time.perf_counter() - began))
     middle = {name: median(values) for name, values in raw.items()}
     best = max((name for name in middle if name.startswith("hdf5_")), key=lambda name: middle[name])
-    report = {name: middle[name] for name in ("terrella", "terrella_uncached", "memmap")} | {"hdf5": middle[best]}
+    report = {"terrella": middle["terrella"], "hdf5": middle[best], "memmap": middle["memmap"]}
     return {
         "clips_per_s": {name: round(value, 1) for name, value in report.items()},
         "bytes": {"terrella": sizes["terrella"], "hdf5": sizes[best], "memmap": sizes["memmap"]},
         "hdf5_layout": best,
+        "ratio_to_hdf5": {
+            name: round(median([a / b for a, b in zip(raw[name], raw[best])]), 3)
+            for name in ("terrella", "terrella_uncached", "memmap")
+        },
         "all_clips_per_s": {name: round(value, 1) for name, value in middle.items()},
         "all_bytes": sizes,
         "recording_frames_per_s": round(recording, 1),

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import commit, hardware, write_json
+from common import commit, hardware
 
 from terrella.evaluation import evaluate
 from terrella.world import World
@@ -24,14 +24,13 @@ EVERY = tuple(range(1, 33))
 FAR = (64, 128, 256, 500)
 
 
-def row(world: World, path: str, report: dict[str, Any]) -> dict[str, Any]:
+def row(world: World, report: dict[str, Any]) -> dict[str, Any]:
     """One flat row of a report; the first image stream, or the first stream, stands for the world."""
     streams = report["streams"]
     name = next((n for n, t in streams.items() if t["kind"] == "image"), next(iter(streams)))
     table = streams[name]
     return {
         "world": report["world"],
-        "path": path,
         "env": report["env"],
         "seed": training_seed(world),
         "stream": name,
@@ -84,6 +83,14 @@ def worlds(names: str | None, also: list[Path]) -> list[str]:
     return found
 
 
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the rows, whole or not at all. The list is the top level: one world a row, each with its own provenance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(rows, indent=1) + "\n")
+    part.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows to this file; default: print them")
@@ -105,11 +112,11 @@ def main() -> None:
             long=128 if options.quick else 512,
             out=options.pages / f"{number:02d}-{Path(path).name}" if options.pages else None,
         )
-        rows.append(row(world, path, report))
+        rows.append(row(world, report))
         for line in report["summary"]["warnings"] + report["summary"]["findings"]:
             print(f"{report['world']}: {line}", file=sys.stderr)
         if options.json:  # after every world: an interrupted run keeps what it has
-            write_json(options.json, rows)
+            write(rows, options.json)
     if not options.json:
         print(json.dumps(rows, indent=1))
 

@@ -17,6 +17,7 @@ from PIL import Image
 from terrella.arenas import describe, forkable, make, to_streams
 from terrella.data import actions as codec
 from terrella.data import record
+from terrella.engine import Engine
 from terrella.errors import ConfigError, SpecError
 from terrella.evaluation import evaluate, events, film, measure, metrics, render, stats, truth, write_preview
 from terrella.evaluation.endurance import nearest, thumbnails
@@ -559,7 +560,7 @@ def test_a_real_world_is_measured_saved_and_previewed(coinrun, tmp_path):
     assert report["hardware"]["cores"] >= 1
     page = parse((tmp_path / "page" / "report.html").read_text())
     assert len(page.images) == 8
-    again = evaluate(world, "procgen/coinrun", seed=0, **options)
+    again = measure(Engine(world), coinrun, "procgen/coinrun", name="again", speed=False, **options)
     assert again["streams"] == report["streams"]
 
     path = write_preview(world, tmp_path / "world", frames=30)

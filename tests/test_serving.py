@@ -353,6 +353,28 @@ def test_rewind_brings_back_every_frame(spec: WorldSpec) -> None:
     line.close()
 
 
+def test_a_changed_past_replaces_the_old_one() -> None:
+    line = session()
+    for row in WALK:
+        line.advance(np.asarray(row))
+    line.rewind(2)
+    changed = [line.shot, *(line.advance(np.asarray(LEFT)) for _ in range(8))]
+    for shot in (changed[7], changed[4], changed[0]):
+        assert same(line.rewind(shot.frame).observation, shot.observation)
+
+
+def test_branches_remember_each_its_own_past() -> None:
+    line = session()
+    for row in WALK[:3]:
+        line.advance(np.asarray(row))
+    twin = line.fork()
+    mine = [line.advance(np.asarray(LEFT)) for _ in range(8)]
+    theirs = [twin.advance(np.asarray(RIGHT)) for _ in range(8)]
+    for branch, shots in ((line, mine), (twin, theirs)):
+        for shot in (shots[7], shots[3]):
+            assert same(branch.rewind(shot.frame).observation, shot.observation)
+
+
 def test_the_world_starts_where_the_environment_is() -> None:
     line = session()
     true = line.shot.truth
@@ -832,6 +854,11 @@ def test_a_failing_session_closes_alone(address: str) -> None:
         assert "not finite" in client.until("error", session=bad)["message"]
         assert "not finite" in client.until("closed", session=bad)["reason"]
         assert client.play(good, [RIGHT])[0]["frame"] == 1
+        bad, _ = client.open("broken")  # and so when the clock makes the frame
+        client.send("resume", session=bad)
+        client.act(bad, LEFT)
+        assert "not finite" in client.until("closed", session=bad)["reason"]
+        assert client.play(good, [RIGHT])[0]["frame"] == 2
 
 
 def test_leaving_frees_everything() -> None:

@@ -113,7 +113,7 @@ def train(
 
 
 def play(
-    world: Positional[str | None] = None,
+    world: Positional[str] = "coinrun",
     /,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -136,16 +136,15 @@ def play(
     from .serving import serve
     from .world import World
 
-    chosen = world or (World.list_gallery() or ["coinrun"])[0]
     serve(
-        World.load(chosen),
+        World.load(world),
         host=host,
         port=port,
         token=token,
         steps=steps,
         truth=truth,
         open_browser=open_browser,
-        on_ready=lambda address: Say.print(f"{chosen} is at {address}   (Ctrl-C ends it)"),
+        on_ready=lambda address: Say.print(f"{world} is at {address}   (Ctrl-C ends it)"),
     )
 
 

@@ -58,6 +58,10 @@ class TrainingError(TerrellaError):
     """Training cannot start or continue as asked."""
 
 
+class CheckFailed(TerrellaError):
+    """A part breaks a law that every part keeps; the message names the law, what was expected and what came."""
+
+
 class ServingError(TerrellaError):
     """A client or server broke the protocol or a limit."""
 

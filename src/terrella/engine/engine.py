@@ -95,7 +95,7 @@ class Engine:
             shapes = {k: tuple(v.shape) for k, v in seen.items()}
             raise SpecError(f"streams must share batch and time, with at least one frame; got {shapes}.")
         rows = np.zeros((batch, 0, width(self.world.spec.action))) if actions is None else np.asarray(actions)
-        if rows.ndim != 3 or rows.shape[:2] != (batch, frames - 1):
+        if rows.shape != (batch, frames - 1, width(self.world.spec.action)):
             raise ActionError(f"{frames} frames need actions of shape ({batch}, {frames - 1}, W); got {rows.shape}.")
         keys = range(int(seeds), int(seeds) + batch) if isinstance(seeds, (int, np.integer)) else seeds
         if len(keys) != batch:

@@ -46,9 +46,10 @@ def open_truth(
                 raise
     if made is not None:
         taken = frozenset() if dataset is None else _used(dataset)
-        return "environment", from_environment(
+        truths = from_environment(
             made, spec, sizes=sizes, context=context, frames=frames, marks=marks, seed=seed, taken=taken
         )
+        return "environment", _closing(made, truths)
     if dataset is not None:
         return "dataset", from_dataset(dataset, spec, sizes=sizes, context=context, frames=frames, seed=seed)
     raise SpecError(
@@ -76,6 +77,14 @@ def make_env(spec: WorldSpec, env: EnvLike | None = None) -> gym.Env:
             f"the environment {found.streams} and {found.action}. Make it as it was recorded."
         )
     return made
+
+
+def _closing(env: gym.Env, truths: Iterator[Truth]) -> Iterator[Truth]:
+    """Close the environment when the last future is taken, or nobody wants more."""
+    try:
+        yield from truths
+    finally:
+        env.close()
 
 
 def _sizes(spec: WorldSpec, episodes: int, length: int) -> list[int]:

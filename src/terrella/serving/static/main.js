@@ -354,7 +354,7 @@ for (const id of ["time", "speed", "world", "steps"]) $(id).addEventListener("po
 
 function openHelp() {
   const row = (keys, words) => [element("dt", {}, ...keys.flatMap((k, i) => [i ? " + " : "", element("kbd", {}, k)])), element("dd", {}, words)];
-  $("help-playback").replaceChildren(...free().flatMap(([code, words]) => row([keyLabel(code)], words)), ...row(["1", "8"].slice(0, 1), "choose a pane, by its number"), ...row(["?"], "this help"));
+  $("help-playback").replaceChildren(...free().flatMap(([code, words]) => row([keyLabel(code)], words)), ...row(["1"], "choose a pane, by its number"), ...row(["?"], "this help"));
   const legend = controls.legend?.() ?? [];
   $("help-world").replaceChildren(...(legend.length ? legend.slice(0, 30).flatMap(([keys, words]) => row(keys, words)) : [element("dd", {}, "No keys; use the controls on the page.")]));
   $("help").showModal();

@@ -1,0 +1,331 @@
+"""Public conformance checks: what every tokenizer, backbone, decoder and world keeps.
+
+    check.check_part("dynamics", "mine", {"dim": 32})     # builds a small one and runs every law of its kind
+    check.check_world(World.load("my-world"))             # engine, states and files too
+
+Our own tests and a plug-in's call the same functions. `LAWS` lists the laws of each kind; a law raises `CheckFailed`. The
+laws of parts are in `terrella.laws`; those of whole worlds are here. The latter roll on from their own frames, so that
+rounding accumulates: at float32 an image may differ by `LEVELS` of 255, and numbers by `ROLLED`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import laws
+from .config import from_json, to_json
+from .decoders import Decoder
+from .dynamics import Dynamics
+from .engine import Engine, Frame, State
+from .laws import BATCH, TOLERANCE, close, expect, no_global_chance, random_observations, random_rows, shaken
+from .nn.latents import TokenSpec
+from .nn.noise import CONTEXT, SAMPLE, keyed_normal
+from .registry import lookup
+from .spec import ActionSpec, StreamSpec, WorldSpec
+from .tokenizers import Tokenizer
+from .world import Part, World, WorldConfig, build_part
+
+CONTEXT_FRAMES = 3
+ROLLED = {torch.float64: 1e-8, torch.float32: 1e-2}
+LEVELS = {torch.float64: 0, torch.float32: 2}
+
+STREAMS = {"image": StreamSpec("image", (32, 32, 3)), "vector": StreamSpec("vector", (20,))}
+TOKENS = TokenSpec(5, 6, ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 100.0)))
+ACTION = ActionSpec(
+    "tuple",
+    children=(ActionSpec("discrete", n=3), ActionSpec("box", shape=(2,), low=(-1.0, -1.0), high=(1.0, 1.0))),
+)
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> list[str]:
+    """Run every law of tokenizers; return their names or raise `CheckFailed`."""
+    return _run(LAWS["tokenizer"], tokenizer)
+
+
+def check_dynamics(dynamics: Dynamics) -> list[str]:
+    """Run every law of backbones in float64 and float32; return their names or raise `CheckFailed`."""
+    return _run(LAWS["dynamics"], dynamics, *TOLERANCE)
+
+
+def check_decoder(decoder: Decoder) -> list[str]:
+    """Run every law of decoders; return their names or raise `CheckFailed`."""
+    return _run(LAWS["decoder"], decoder)
+
+
+def check_world(world: World) -> list[str]:
+    """Run every law of worlds in float64 and float32; return their names or raise `CheckFailed`."""
+    return _run(LAWS["world"], world, *TOLERANCE)
+
+
+def check_part(kind: str, name: str, config: dict[str, Any] | None = None) -> list[str]:
+    """Build the registered part `name` for small examples and run every law of its kind.
+
+    config: settings that keep it small (None: the part's defaults). Raises `CheckFailed`, `UnknownName`, `ConfigError`.
+    """
+    run = {"tokenizer": check_tokenizer, "dynamics": check_dynamics, "decoder": check_decoder}
+    return [law for part in examples(kind, name, config) for law in run[kind](part)]
+
+
+def examples(kind: str, name: str, config: dict[str, Any] | None = None) -> list[Any]:
+    """Build the registered part `name` once for each kind of input it takes."""
+    part = Part(name, config or {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if kind == "tokenizer":
+            return [build_part(kind, part, STREAMS[k]) for k in lookup(kind, name).takes]
+        return [build_part(kind, part, *((TOKENS, ACTION) if kind == "dynamics" else ()))]
+
+
+def example_world(
+    dynamics: Part, decoder: Part, tokenizers: dict[str, Part] | None = None, context_level: float = 1.0
+) -> World:
+    """Build a small world of an image stream, "pixels", and a vector stream, "state"."""
+    spec = WorldSpec({"pixels": STREAMS["image"], "state": STREAMS["vector"]}, ACTION)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return World(spec, WorldConfig(dynamics, decoder, tokenizers or {}, context_level), "example")
+
+
+def _run(laws: Sequence[Callable[..., None]], part: Any, *dtypes: torch.dtype) -> list[str]:
+    for law in laws:
+        for given in [(dtype,) for dtype in dtypes] or [()]:
+            law(part, *given)
+    return [law.__name__ for law in laws]
+
+
+# laws of worlds
+
+
+def rollout_equals_parallel(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """The frames of a rollout are those that the parallel path gives for the same noise, for more than three windows."""
+    story = _Story.of(world, dtype)
+    twin, sampled = story.engine.world, []
+    inner = twin.decoder
+    twin.decoder = _Recorder(inner, sampled)
+    story.play(story.begin(), 0, story.length)
+    z = torch.cat([twin.encode(twin.tensors(story.observations)).to(dtype), torch.stack(sampled, 1)], 1)
+    none = torch.full((BATCH, 1, story.before.shape[2]), torch.nan)
+    action = torch.cat([none, torch.from_numpy(np.concatenate([story.before, story.after], 1)).float()], 1)
+    seeds, level = torch.arange(BATCH), world.config.context_level
+    noise, blur = (
+        torch.stack(
+            [keyed_normal(seeds, torch.full_like(seeds, t), why, z[0, 0].numel()) for t in range(z.shape[1])], 1
+        )
+        for why in (SAMPLE, CONTEXT)
+    )
+    past = level * z + (1 - level) * blur.view(z.shape).to(dtype) if level < 1 else z
+    _, predict = twin.dynamics.parallel(past, action, torch.full(z.shape[:2], level))
+    again = inner.sample(predict, noise.view(z.shape).to(dtype))[:, CONTEXT_FRAMES:]
+    remedy = "The engine, `parallel` and the decoder must agree on noise, actions and levels."
+    close("latents of a rollout", again, z[:, CONTEXT_FRAMES:], TOLERANCE[dtype], remedy)
+
+
+def seed_and_actions_decide(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """The same seed and actions give the same frames, bit for bit, whatever torch's global random stream is."""
+    story = _Story.of(world, dtype)
+    _, first = story.play(story.begin(), 0, story.length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        with no_global_chance():
+            _, again = story.play(story.begin(), 0, story.length)
+    _same_bits("the same rollout again", first, again)
+
+
+def future_actions_change_no_frame(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """Editing the actions from t on changes no frame before the one that action t leads to, and does change that one."""
+    story, t = _Story.of(world, dtype), 4
+    other = story.after.copy()
+    other[:, t:] = random_rows(world.spec.action, BATCH, story.length - t, seed=1)
+    _, first = story.play(story.begin(), 0, t + 2)
+    _, edited = story.engine.rollout(story.begin(), other[:, : t + 2])
+    _same_bits(f"frames before action {t}", _frames(first, slice(0, t)), _frames(edited, slice(0, t)))
+    moved = not np.array_equal(first.reward[:, t], edited.reward[:, t])
+    expect(moved, f"outcome of action {t}", "changed by another action", "the same", "Actions must reach the backbone.")
+
+
+def branches_get_equal_frames(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """Branches, nested branches and the parent after them get the frames of an undivided session; exactly so when exact."""
+    for exact in (None, 6 * BATCH):
+        story = _Story.of(world, dtype, exact)
+        same = _same_bits if exact else _same_frames(dtype)
+        _, whole = story.play(story.begin(), 0, story.length)
+        parent, _ = story.play(story.begin(), 0, 2)
+        branches = parent.fork(2)
+        stray = random_rows(world.spec.action, BATCH, 3, seed=1)
+        story.engine.rollout(parent.fork(1), stray)
+        branches, seen = story.play(branches, 2, 5, copies=2)
+        same("branches", _frames(whole, slice(2, 5), 2), seen)
+        inner = branches.fork(3)
+        for what, state, first, copies in (
+            ("parent", parent, 2, 1),
+            ("branches", branches, 5, 2),
+            ("inner", inner, 5, 6),
+        ):
+            _, seen = story.play(state, first, story.length, copies)
+            same(f"{what} after a fork", _frames(whole, slice(first, None), copies), seen)
+
+
+def saved_states_go_on(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """A state, forked or not, that is saved and loaded gives the same frames as one that was not, bit for bit."""
+    story = _Story.of(world, dtype)
+    state, _ = story.play(story.begin(), 0, 2)
+    branches, _ = story.play(state.fork(2), 2, 4, copies=2)
+    with tempfile.TemporaryDirectory() as folder:
+        for what, kept, first, copies in (("state", state, 2, 1), ("branches", branches, 4, 2)):
+            loaded = story.engine.load_state(kept.save(Path(folder) / "state.safetensors"))
+            expect(loaded.nbytes == kept.nbytes, f"bytes of a loaded {what}", kept.nbytes, loaded.nbytes)
+            frames = [story.play(s, first, story.length, copies)[1] for s in (loaded, kept)]
+            _same_bits(f"frames after loading a {what}", frames[1], frames[0])
+
+
+def company_changes_no_frame(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """A session gets the same frames alone as beside others of other ages; bit for bit in an exact engine."""
+    for exact in (None, BATCH + 2):
+        story = _Story.of(world, dtype, exact)
+        same = _same_bits if exact else _same_frames(dtype)
+        ages, more = [0, 3, story.length - 4], 4
+        states, alone = [], []
+        for row, age in enumerate(ages):
+            own = story.row(row)
+            alone.append(own.play(own.begin(seed=row), 0, age + more)[1])
+            states.append(own.play(own.begin(seed=row), 0, age)[0] if age else own.begin(seed=row))
+        rows = np.stack([story.after[row, age : age + more] for row, age in enumerate(ages)])
+        _, together = story.engine.rollout(State.merge(states), rows)
+        for row, age in enumerate(ages):
+            lone = _frames(alone[row], slice(age, None))
+            same(f"session {row} in company", lone, _frames(together, slice(None), rows=slice(row, row + 1)))
+
+
+def state_bytes_are_constant(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """A state has the same bytes early and late, and a window after a fork as many as one never forked."""
+    story = _Story.of(world, dtype)
+    state = story.begin()
+    early, branch = state.nbytes, state.fork(1)
+    for what, one in (("state", state), ("branch", branch)):
+        late = story.play(one, 0, story.length)[0].nbytes
+        expect(
+            late == early, f"bytes of a late {what}", early, late, "Overwrite what is too old; let a shared past go."
+        )
+
+
+def files_hold_the_world(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """Config to JSON and back is the identity, and a world that was saved and loaded gives the same frames, bit for bit."""
+    for value in (world.config, world.spec):
+        back = from_json(type(value), json.loads(json.dumps(to_json(value))))
+        expect(back == value, f"{type(value).__name__} from its JSON", value, back)
+    story = _Story.of(world, torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = World.load(story.engine.world.save(folder))
+    engines = (Engine(story.engine.world, dtype=dtype), Engine(loaded, dtype=dtype))
+    frames = [engine.rollout(story.begin(engine=engine), story.after[:, :4])[1] for engine in engines]
+    _same_bits("frames of a loaded world", *frames)
+
+
+LAWS: dict[str, tuple[Callable[..., None], ...]] = {
+    "tokenizer": (laws.frames_are_coded_alone, laws.constants_travel_with_weights, laws.tokenizer_loss_teaches),
+    "dynamics": (
+        laws.streaming_equals_parallel,
+        laws.future_changes_no_past,
+        laws.actions_reach_the_next_frame,
+        laws.predict_is_pure,
+        laws.branches_equal_their_parent,
+        laws.company_does_not_matter,
+        laws.memory_does_not_grow,
+        laws.absolute_time_does_not_matter,
+    ),
+    "decoder": (laws.truth_stays_truth, laws.samples_are_functions, laws.decoder_loss_prefers_truth),
+    "world": (
+        rollout_equals_parallel,
+        seed_and_actions_decide,
+        future_actions_change_no_frame,
+        branches_get_equal_frames,
+        saved_states_go_on,
+        company_changes_no_frame,
+        state_bytes_are_constant,
+        files_hold_the_world,
+    ),
+}
+
+# what these laws are made of
+
+
+@dataclass(frozen=True)
+class _Story:
+    """An engine of a shaken world, beginnings (stream -> `(B, c+1, ...)`, rows `(B, c, W)`) and T further rows."""
+
+    engine: Engine
+    observations: dict[str, np.ndarray]
+    before: np.ndarray
+    after: np.ndarray
+
+    @classmethod
+    def of(cls, world: World, dtype: torch.dtype, exact: int | None = None) -> _Story:
+        streams, action, capacity = world.spec.modelled, world.spec.action, world.dynamics.spec.capacity
+        seen = {k: random_observations(s, (BATCH, CONTEXT_FRAMES)).numpy() for k, s in streams.items()}
+        rows = random_rows(action, BATCH, CONTEXT_FRAMES - 1 + max(12, 3 * capacity + 2))
+        engine = Engine(shaken(world, dtype), dtype=dtype, exact=exact)
+        return cls(engine, seen, rows[:, : CONTEXT_FRAMES - 1], rows[:, CONTEXT_FRAMES - 1 :])
+
+    @property
+    def length(self) -> int:
+        return self.after.shape[1]
+
+    def row(self, b: int) -> _Story:
+        one = slice(b, b + 1)
+        return _Story(self.engine, {k: v[one] for k, v in self.observations.items()}, self.before[one], self.after[one])
+
+    def begin(self, seed: int = 0, engine: Engine | None = None) -> State:
+        return (engine or self.engine).start(self.observations, self.before, seed)
+
+    def play(self, state: State, first: int, last: int, copies: int = 1) -> tuple[State, Frame]:
+        return self.engine.rollout(state, self.after[:, first:last].repeat(copies, 0))
+
+
+class _Recorder(nn.Module):
+    def __init__(self, inner: nn.Module, kept: list[Tensor]):
+        super().__init__()
+        self.inner, self.kept = inner, kept
+
+    def sample(self, *args: Any) -> Tensor:
+        self.kept.append(self.inner.sample(*args))  # pyright: ignore[reportCallIssue]
+        return self.kept[-1]
+
+
+def _frames(frame: Frame, times: slice, copies: int = 1, rows: slice = slice(None)) -> Frame:
+    def cut(x: np.ndarray) -> np.ndarray:
+        return x[rows, times].repeat(copies, 0)
+
+    return Frame({k: cut(v) for k, v in frame.observation.items()}, cut(frame.reward), cut(frame.terminated))
+
+
+def _numbers(frame: Frame) -> dict[str, np.ndarray]:
+    return {**frame.observation, "reward": frame.reward, "terminated": frame.terminated}
+
+
+def _same_bits(what: str, expected: Frame, received: Frame) -> None:
+    theirs = _numbers(received)
+    differ = [name for name, value in _numbers(expected).items() if not np.array_equal(value, theirs[name])]
+    expect(not differ, what, "equal bits", f"other {', '.join(differ)}")
+
+
+def _same_frames(dtype: torch.dtype) -> Callable[[str, Frame, Frame], None]:
+    def compare(what: str, expected: Frame, received: Frame) -> None:
+        theirs = _numbers(received)
+        for name, value in _numbers(expected).items():
+            mine, other = torch.from_numpy(value), torch.from_numpy(theirs[name])
+            if value.dtype == np.uint8:
+                gap = int((mine.int() - other.int()).abs().max())
+                expect(gap <= LEVELS[dtype], f"{what}, {name}", f"at most {LEVELS[dtype]} levels off", gap)
+            else:
+                close(f"{what}, {name}", mine, other, ROLLED[dtype], "")
+
+    return compare
