@@ -2,8 +2,9 @@
 
     python benchmarks/tokenizer_order.py --seconds 240 --seeds 0 1 2 --json order.json
 
-Prints a list of rows `order, seed, seconds, horizons, mse, mse_copy_last`. Together means: in each step the tokenizer takes a
-step on frames, and the backbone one on clips freshly encoded by it (no gradient between them, latents rescaled now and then).
+Prints rows of `order, seed, seconds, horizons, mse, mse_copy_last`. Together means: in each step the
+tokenizer takes a step on frames, and the backbone one on clips freshly encoded by it (no gradient between them,
+latents rescaled now and then).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import commit, hardware, write_json
+from common import write_json
 
 import terrella
 from terrella.data import Dataset
@@ -94,11 +95,9 @@ def main() -> None:
                     "horizons": list(HORIZONS),
                     "mse": table["mse"]["mean"],
                     "mse_copy_last": table["copy_last"]["mean"],
-                    "hardware": hardware(),
-                    "commit": commit(),
                 }
             )
-    write_json(rows, options.json)
+    write_json({"rows": rows}, options.json, seeds=options.seeds)
 
 
 if __name__ == "__main__":

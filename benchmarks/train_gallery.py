@@ -128,12 +128,13 @@ def card(recipe: Recipe, world: World, report: dict[str, Any]) -> str:
         "",
         "![truth and dream under the same actions](preview.webp)",
         "",
-        f"- **Data**: `{recipe.env}`, {data['steps']:,} transitions in {data['episodes']} episodes of a sticky-random policy "
-        "(each random action repeated a few steps); a tenth of the episodes held out.",
-        f"- **Recipe**: preset `{made['preset']}`, seed {made['seed']}, {recipe.budget}, {made['seconds'] / 60:.0f} minutes on "
-        f"one {made['device']} thread; parameters: {counts}. Command: `python benchmarks/train_gallery.py {world.name}`.",
-        f"- **Measured** on {report['episodes']} fresh episodes against the true environment from the same states under the "
-        f"same actions ({stream['unit']}):",
+        f"- **Data**: `{recipe.env}`, {data['steps']:,} transitions in {data['episodes']} episodes of a "
+        "sticky-random policy (each random action repeated a few steps); a tenth of the episodes held out.",
+        f"- **Recipe**: preset `{made['preset']}`, seed {made['seed']}, {recipe.budget}, "
+        f"{made['seconds'] / 60:.0f} minutes on one {made['device']} thread; parameters: {counts}. "
+        f"Command: `python benchmarks/train_gallery.py {world.name}`.",
+        f"- **Measured** on {report['episodes']} fresh episodes against the true environment from the "
+        f"same states under the same actions ({stream['unit']}):",
         "",
         "| horizon | error | copy-last | of copy-last | shuffled actions / true |",
         "|---:|---:|---:|---:|---:|",

@@ -86,9 +86,9 @@ def main(
     world = terrella.train(data, folder, budget=budget, preset=preset)
     envs = WorldVecEnv(world, 16, starts=data, max_episode_steps=100)
     model = PPO("MlpPolicy", envs, n_steps=128, batch_size=256, seed=0, device="cpu")
-    print(f"true return before: {real_return(model, world, episodes, 200):.1f}")
+    print(f"true return before: {real_return(model, world, episodes, 500):.1f}")
     model.learn(dreamed)
-    print(f"true return after {dreamed} dreamed steps: {real_return(model, world, episodes, 200):.1f}")
+    print(f"true return after {dreamed} dreamed steps: {real_return(model, world, episodes, 500):.1f}")
     return model
 
 

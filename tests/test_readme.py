@@ -28,8 +28,12 @@ def environment() -> dict[str, str]:
 def test_the_python_example_runs(tmp_path):
     (example,) = blocks("python")
     script = tmp_path / "example.py"
-    script.write_text(example.replace('budget="20s"', 'budget="5s"') + "\nassert frame.observation['vector'].shape == (16, 4)\n")
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    script.write_text(
+        example.replace('budget="20s"', 'budget="5s"') + "\nassert frame.observation['vector'].shape == (16, 4)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/cartpole/report/report.html").exists()
     assert (tmp_path / "runs/cartpole/world.json").exists()
@@ -51,7 +55,7 @@ def test_the_commands_run_one_after_another(tmp_path):
     for command in listed:
         args = [sys.executable, "-m", "terrella.cli", *command[1:]]
         if command[1] == "play":
-            answers(args + ["--port", "0"], tmp_path)
+            answers([*args, "--port", "0"], tmp_path)
             continue
         if command[1] == "evaluate":
             args += ["--episodes", "2"]

@@ -3,10 +3,24 @@
 from .citation import cite
 from .data import Dataset, record
 from .engine import Engine, State
+from .env import WorldEnv
 from .evaluation import evaluate
 from .serving import serve
 from .training import train
+from .vector_env import WorldVectorEnv
 from .world import World
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "Engine", "State", "World", "cite", "evaluate", "record", "serve", "train"]
+__all__ = [
+    "Dataset",
+    "Engine",
+    "State",
+    "World",
+    "WorldEnv",
+    "WorldVectorEnv",
+    "cite",
+    "evaluate",
+    "record",
+    "serve",
+    "train",
+]

@@ -17,8 +17,8 @@ _PAPERS = {
 }""",
     "forcing": """@article{chen2024forcing,
   title = {Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion},
-  author = {Chen, Boyuan and Mart{\\'i} Mons{\\'o}, Diego and Du, Yilun and Simchowitz, Max and Tedrake, Russ and Sitzmann, Vincent},
-  journal = {arXiv:2407.01392}, year = {2024}
+  author = {Chen, Boyuan and Mart{\\'i} Mons{\\'o}, Diego and Du, Yilun and Simchowitz, Max and Tedrake, Russ and
+  Sitzmann, Vincent}, journal = {arXiv:2407.01392}, year = {2024}
 }""",
     "rotary": """@article{su2021roformer,
   title = {RoFormer: Enhanced Transformer with Rotary Position Embedding},

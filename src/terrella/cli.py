@@ -108,7 +108,10 @@ def train(
     world = train_world(
         dataset, folder, budget=budget, preset=size, seed=seed, config=config, device=where, resume=resume
     )
-    Say.print(f"{world}\nheld-out loss {world.record['dynamics_held_out']:.4f} after {world.record['steps']:,} steps: {folder}")
+    Say.print(
+        f"{world}\nheld-out loss {world.record['dynamics_held_out']:.4f} "
+        f"after {world.record['steps']:,} steps: {folder}"
+    )
     Say.print(f"next: terrella play {folder}   or   terrella evaluate {folder}")
 
 

@@ -143,7 +143,7 @@ class Stage:
             raise ConfigError(f"start is {start!r}; expected the number of a recorded beginning.")
         if isinstance(starts, Dataset):  # a transition more is asked for and dropped: the episode goes on after it
             found = starts.sample(1, CONTEXT + 1, rng) if start is None else starts.clips([start], [0], CONTEXT + 1)
-            frames, index, label = CONTEXT + 1, 0, -1 if start is None else start
+            frames, index, label = CONTEXT + 1, 0, -1 if start is None else int(start)
         else:
             found, frames = starts, starts.actions.shape[1] + 1
             label = index = self._pick(starts, rng, start)
@@ -158,7 +158,7 @@ class Stage:
             return int(rng.choice(alive if len(alive) else count))
         if not 0 <= start < count:
             raise ConfigError(f"start is {start}; this environment has the beginnings 0 to {count - 1}.")
-        return start
+        return int(start)
 
     def begin(self, beginnings: Sequence[Beginning]) -> State:
         """Start one session for each beginning."""
@@ -200,9 +200,9 @@ class WorldEnv(gym.Env[Any, Any]):
     its training episodes), or None for the beginnings kept in the world. max_episode_steps: truncate there.
     render_mode: None or "rgb_array". steps: denoising steps a frame (None: the world's own).
 
-    Observations: as recorded, a `Box` of uint8 `(h, w, C)` or float32 `(F,)`, or a flat `Dict` of these where there
-    were several; text is left out, numbers stay within their declared bounds. Actions: the recorded space; numbers
-    beyond the bounds of a `Box` are clipped.
+    Observations: as recorded, a `Box` of uint8 `(h, w, C)` or float32 `(F,)` (other shapes flattened, choices one-hot),
+    or a flat `Dict` of these where there were several; text is left out, numbers stay within their declared bounds.
+    Actions: the recorded space; numbers beyond the bounds of a `Box` are clipped.
     Reward: as predicted. Termination: when the predicted probability of the end exceeds one half, so that an episode is
     a function of seed and actions; `info["end_probability"]` has the probability.
     Reset: `options={"start": i}` chooses the i-th clip, or the i-th episode of a dataset.

@@ -28,7 +28,7 @@ from .nn.slabs import Slabs
 from .spec import ActionSpec, StreamSpec
 from .tokenizers import Tokenizer
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 BATCH = 3
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,14 +68,14 @@ def constants_travel_with_weights(tokenizer: Tokenizer) -> None:
 
 
 def tokenizer_loss_teaches(tokenizer: Tokenizer) -> None:
-    """The loss is one finite number, follows its generator alone, and has a gradient where there is something to learn."""
+    """The loss is one finite number, follows its generator alone, and has a gradient if there is anything to learn."""
     part = shaken(tokenizer).train().requires_grad_(True)
     obs = random_observations(part.stream, (8,))
     part.prepare(obs)
     with no_global_chance():
         loss, again = (part.loss(obs, torch.Generator().manual_seed(1)) for _ in range(2))
     expect(loss.shape == () and bool(loss.isfinite()), "loss", "one finite number", loss, "")
-    expect(torch.equal(loss, again), "loss with the same generator", float(loss), float(again), "Draw only from it.")
+    expect(torch.equal(loss, again), "loss with the same generator", "equal bits", "others", "Draw only from it.")
     if part.trains:
         loss.backward()
         idle = [n for n, p in part.named_parameters() if p.grad is None]
@@ -141,7 +141,7 @@ def branches_equal_their_parent(dynamics: Dynamics, dtype: torch.dtype = torch.f
     length, remedy = clip.length, "Read every segment of the slabs, with its `repeat`; write only through `append`."
     _, whole = _stream(part, part.init(BATCH, dtype=dtype), clip)
     third = length // 3
-    for first, second in ((third, third + 1), (third, 2 * third), (1, 2)):
+    for first, second in ((1, 2), (third, 2 * third)):
         parent, _ = _stream(part, part.init(BATCH, dtype=dtype), clip.span(0, first))
         branches, stray = parent.fork(2), parent.fork(1)
         _stream(part, stray, _clip(part, length, dtype, seed=1).span(first, length))
@@ -165,7 +165,9 @@ def company_does_not_matter(dynamics: Dynamics, dtype: torch.dtype = torch.float
         own = clip.row(row)
         _, whole = _stream(part, part.init(1, dtype=dtype), own.span(0, age + 3))
         young, _ = _stream(part, part.init(1, dtype=dtype), own.span(0, age))
-        alone.append(whole[:, age:]), slabs.append(young), rest.append(own.span(age, age + 3))
+        alone.append(whole[:, age:])
+        slabs.append(young)
+        rest.append(own.span(age, age + 3))
     _, together = _stream(part, Slabs.merge(slabs), _Clip.join(rest))
     close("sessions in company", torch.cat(alone), together, TOLERANCE[dtype], "Let no session see another.")
 
@@ -198,7 +200,7 @@ def absolute_time_does_not_matter(dynamics: Dynamics, dtype: torch.dtype = torch
     late = copy.deepcopy(slabs)
     late.time, sinks = late.time + shift, part.spec.sinks
     for segment in late.segments:
-        segment.frames += shift * (segment.frames >= sinks)
+        segment.frames.add_(shift * (segment.frames >= sinks))
     _, now = _stream(part, slabs, clip.span(half, clip.length))
     _, then = _stream(part, late, clip.span(half, clip.length))
     close("predictions a million frames later", now, then, TOLERANCE[dtype], "Use ages, not frame numbers.")
@@ -318,7 +320,7 @@ def random_rows(action: ActionSpec, batch: int, steps: int, seed: int = 0) -> np
 
 @dataclass(frozen=True)
 class _Clip:
-    """Latents `(B, T, N, Z)` to commit, the rows `(B, T, W)` that lead to them, their levels `(B, T)`, and noisy frames."""
+    """Latents `(B, T, N, Z)` to commit, rows `(B, T, W)` that lead to them, their levels `(B, T)`, and noisy frames."""
 
     z: Tensor
     action: Tensor

@@ -22,7 +22,9 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     def add(cls: T) -> T:
         other = _PARTS[kind].get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(f"{kind} {name!r} is already {other.__module__}.{other.__qualname__}; choose another name.")
+            raise ConfigError(
+                f"{kind} {name!r} is already {other.__module__}.{other.__qualname__}; choose another name."
+            )
         cls.name = name  # type: ignore[attr-defined]
         _PARTS[kind][name] = cls
         return cls

@@ -39,9 +39,9 @@ class StreamSpec:
 class ActionSpec:
     """A leaf or a tree of an action space, as JSON.
 
-    `discrete`: `n` choices counted from `start`. `box`: `shape`, with `low` and `high` flattened, `dtype` its numpy name.
-    `multi_discrete`: `nvec` flattened, with `shape`. `multi_binary`: `shape`. `text`: `n` bytes of UTF-8, at most.
-    `tuple` and `dict`: `children`, with `keys` for a dict.
+    `discrete`: `n` choices counted from `start`. `box`: `shape`, with `low` and `high` flattened, `dtype` its numpy
+    name. `multi_discrete`: `nvec` flattened, with `shape`. `multi_binary`: `shape`. `text`: `n` bytes of UTF-8, at
+    most. `tuple` and `dict`: `children`, with `keys` for a dict.
     """
 
     kind: Literal["discrete", "box", "multi_discrete", "multi_binary", "text", "tuple", "dict"]

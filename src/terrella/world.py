@@ -67,7 +67,8 @@ def build_part(kind: str, part: Part, *args: Any) -> Any:
 
 
 class World(nn.Module):
-    """A learned simulator. Train one with `terrella.train`, open one with `World.load`, step one with `terrella.Engine`.
+    """A learned simulator. Train one with `terrella.train`, open one with `World.load`, step one with
+    `terrella.Engine`.
 
     name: how people call it. record: how it was trained. card: what was measured. starts: recorded beginnings,
     observations `(B, c+1, ...)` and actions `(B, c, W)`, or None.
@@ -86,15 +87,17 @@ class World(nn.Module):
             if stream not in spec.modelled:
                 raise did_you_mean(stream, spec.modelled, "stream")
         if not spec.modelled:
-            raise SpecError(f"nothing to model: streams are {list(spec.streams)}, and a world models images and vectors.")
+            raise SpecError(
+                f"nothing to model: streams are {list(spec.streams)}, and a world models images and vectors."
+            )
         self.tokenizers = nn.ModuleDict()
         for stream, kind in spec.modelled.items():
             part = config.tokenizers.get(stream) or Part("conv" if kind.kind == "image" else "vector")
             takes = lookup("tokenizer", part.name).takes
             if kind.kind not in takes:
                 raise ConfigError(
-                    f"stream {stream!r} is of kind {kind.kind}, but tokenizer {part.name!r} takes {' and '.join(takes)} "
-                    "streams; choose another tokenizer for it."
+                    f"stream {stream!r} is of kind {kind.kind}, but tokenizer {part.name!r} takes "
+                    f"{' and '.join(takes)} streams; choose another tokenizer for it."
                 )
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
         self.tokens = _join([self.tokenizer(s).spec for s in spec.modelled], list(spec.modelled))
@@ -126,7 +129,9 @@ class World(nn.Module):
                 raise SpecError(f"observations lack the stream {name!r}; got {sorted(observations)}.")
             value = np.asarray(observations[name])
             if value.shape[value.ndim - len(stream.shape) :] != stream.shape:
-                raise SpecError(f"stream {name!r} has shape {value.shape}; expected (..., {', '.join(map(str, stream.shape))}).")
+                raise SpecError(
+                    f"stream {name!r} has shape {value.shape}; expected (..., {', '.join(map(str, stream.shape))})."
+                )
             if stream.kind == "image" and value.dtype != np.uint8:
                 raise SpecError(f"stream {name!r} is {value.dtype}; images are uint8, 0 to 255.")
             value = np.ascontiguousarray(value if stream.kind == "image" else value.astype(np.float32))
@@ -136,13 +141,21 @@ class World(nn.Module):
     # files
 
     def save(self, path: str | Path, half: bool = False) -> Path:
-        """Write the world into the folder `path`; `half` stores weights in float16. Files appear whole or not at all."""
+        """Write the world into the folder `path`; `half` stores weights in float16.
+
+        Files appear whole or not at all.
+        """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        weights = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()}
+        weights = {
+            k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()
+        }
         _atomic(path / "weights.safetensors", lambda p: save_file(weights, p))
         if self.starts is not None:
-            starts = {f"observations/{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.starts.observations.items()}
+            starts = {
+                f"observations/{k}": torch.from_numpy(np.ascontiguousarray(v))
+                for k, v in self.starts.observations.items()
+            }
             starts["actions"] = torch.from_numpy(np.ascontiguousarray(self.starts.actions))
             _atomic(path / "starts.safetensors", lambda p: save_file(starts, p))
         tree = {
@@ -170,7 +183,9 @@ class World(nn.Module):
                 raise WorldError(f"{path} has format {tree['format']}; this version reads {FORMAT}. Train it again.")
             world = cls(from_json(WorldSpec, tree["spec"]), from_json(WorldConfig, tree["config"]), tree["name"])
             world.record, world.card = tree["record"], tree["card"]
-            weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path / "weights.safetensors").items()}
+            weights = {
+                k: v.float() if v.is_floating_point() else v for k, v in load_file(path / "weights.safetensors").items()
+            }
             world.load_state_dict(weights)
             if (path / "starts.safetensors").exists():
                 world.starts = _starts(load_file(path / "starts.safetensors"))
@@ -204,7 +219,9 @@ def _join(specs: list[TokenSpec], streams: list[str]) -> TokenSpec:
     channels = {s.channels for s in specs}
     if len(channels) > 1:
         shown = ", ".join(f"{n}: {s.channels}" for n, s in zip(streams, specs))
-        raise ConfigError(f"streams have different channels a token ({shown}); give their tokenizers the same `channels`.")
+        raise ConfigError(
+            f"streams have different channels a token ({shown}); give their tokenizers the same `channels`."
+        )
     places = tuple((r, c + 100.0 * i) for i, s in enumerate(specs) for r, c in s.places)
     return TokenSpec(sum(s.n for s in specs), specs[0].channels, places)
 
@@ -218,5 +235,3 @@ def _atomic(path: Path, write: Any) -> None:
     partial = path.with_name(path.name + ".tmp")
     write(str(partial))
     partial.replace(path)
-
-

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ..config import to_json
 from ..errors import DamagedData, DatasetError
@@ -21,7 +20,7 @@ from ..spec import WorldSpec
 from .chunks import REMEDY, ChunkCache, ChunkReader, StreamCodec
 from .episode import Clips, Episode
 from .index import Index, Split
-from .store import checked_bytes, digest
+from .store import checked_bytes, digest, read_states
 from .writer import Writer
 
 
@@ -148,7 +147,7 @@ class Dataset:
             if segment.name not in self._checked:
                 checked_bytes(path, segment.states)
                 self._checked.add(segment.name)
-            blobs = pq.read_table(path, filters=[("episode", "=", row)])["state"].to_pylist()
+            blobs = read_states(path, row)
         return {frame: self._reader.decompress(blob) for frame, blob in zip(frames, blobs, strict=True)}
 
     def split(self, split: Split = "train") -> np.ndarray:

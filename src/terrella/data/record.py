@@ -56,7 +56,8 @@ def record(
     keep the simulator's state at each episode's start, where it can be saved; state_every: and after every so many
     transitions. progress: show a bar (default: only on a terminal).
 
-    A stopped or killed recording keeps all whole episodes; Ctrl-C returns the dataset with them.
+    Images lie in chunks of 16 frames; for another number, make the dataset first with `Dataset.create`. A stopped or
+    killed recording keeps all whole episodes; Ctrl-C returns the dataset with them.
 
     Raises `DatasetError` for a goal that makes no sense, `SpecError` when `out` has another spec, `ArenaError` when the
     environment cannot be made or fails, `ActionError` when the policy's action does not fit.

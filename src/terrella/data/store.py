@@ -61,6 +61,7 @@ SCHEMA = pa.schema(
         ("states", pa.list_(pa.large_binary())),  # zstd; in the journal only, then in .states.parquet
     ]
 )
+STATES_ROW_GROUP = 64
 STATES_SCHEMA = pa.schema([("episode", pa.int32()), ("frame", pa.int32()), ("state", pa.large_binary())])
 
 
@@ -246,9 +247,7 @@ def finish_segment(folder: Path, name: str, table: pa.Table) -> Segment:
     states_digest = ""
     if states["frame"]:
         states_table = pa.table(states, schema=STATES_SCHEMA)
-        states_digest = _write_parquet(
-            folder / f"{name}.states.parquet", states_table, row_group=64, compression="none"
-        )
+        states_digest = _write_parquet(folder / f"{name}.states.parquet", states_table, STATES_ROW_GROUP, "none")
     return Segment(
         name=name,
         episodes=table.num_rows,
@@ -310,7 +309,19 @@ def _load_segments(folder: Path, manifest: Manifest, damage: list[str] | None) -
 def read_segment(folder: Path, segment: Segment) -> pa.Table:
     """Read the rows of a finished segment; raises `DamagedData` when the file is missing or fails its hash."""
     path = folder / f"{segment.name}.parquet"
-    return pq.read_table(pa.BufferReader(checked_bytes(path, segment.table)))
+    # Without threads: Arrow's pools, once started, can abort a process at its exit next to other libraries' pools.
+    return pq.ParquetFile(pa.BufferReader(checked_bytes(path, segment.table))).read(use_threads=False)
+
+
+def read_states(path: Path, row: int) -> list[bytes]:
+    """Read the compressed states of an episode, the `row`-th of its segment, in the order of their frames."""
+    with pq.ParquetFile(path) as file:
+        episodes = file.read(["episode"], use_threads=False)["episode"].to_numpy()
+        at = np.flatnonzero(episodes == row)
+        groups = np.unique(at // STATES_ROW_GROUP)
+        states = file.read_row_groups(groups.tolist(), ["state"], use_threads=False)["state"]
+        # An episode's rows are neighbours, hence so are their groups: only those before the first are missing.
+        return [states[int(i)].as_py() for i in at - groups[0] * STATES_ROW_GROUP]
 
 
 def checked_bytes(path: Path, expected: str) -> bytes:

@@ -8,6 +8,9 @@ would shift every action after it:
 | NEXT_STEP | the episode's last frame | the next episode's first frame; the action is ignored: no transition |
 | SAME_STEP | the next episode's first frame; the last one is in `infos["final_obs"]` | an ordinary transition |
 | DISABLED | the episode's last frame | we reset it before |
+
+In SAME_STEP the environment resets before anybody can look: one that draws every frame into the same array spoils
+`final_obs` itself, and must copy.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from .. import arenas
@@ -29,6 +32,9 @@ from .draft import Draft
 from .policies import make_policy
 from .rollout import Goal, Plan, episode_rng, episode_seed
 from .writer import Writer
+
+# What gymnasium.make_vec adds to the arguments of one environment.
+_VECTOR_KWARGS = ("num_envs", "vectorization_mode", "vector_kwargs", "render_mode")
 
 
 def describe_vector(envs: VectorEnv) -> WorldSpec:
@@ -43,9 +49,7 @@ def describe_vector(envs: VectorEnv) -> WorldSpec:
             pass  # not made by arenas.make; described from its spaces below
     bare = WorldSpec(arenas.streams(envs.single_observation_space), actions.action_spec(envs.single_action_space))
     if envs.spec is not None:
-        kwargs = {
-            k: v for k, v in envs.spec.kwargs.items() if k not in ("render_mode", "num_envs", "max_episode_steps")
-        }
+        kwargs = {k: v for k, v in envs.spec.kwargs.items() if k not in _VECTOR_KWARGS}
         try:
             to_json(kwargs)
             env = arenas.make(EnvSpec(envs.spec.id, kwargs, size=0))
@@ -61,7 +65,8 @@ def describe_vector(envs: VectorEnv) -> WorldSpec:
 class VectorRecorder:
     """Records from all environments of `envs` at once; raises `ArenaError` when it does not say how it resets.
 
-    Only an environment's first episode has a known seed, except with autoreset disabled; states are not saved.
+    Seeds are known where this class gives them: in Gymnasium's `SyncVectorEnv` and `AsyncVectorEnv` to each first
+    episode, and with autoreset disabled to every one. States are not saved.
     """
 
     def __init__(self, envs: VectorEnv, spec: WorldSpec, plan: Plan, writer: Writer) -> None:
@@ -72,6 +77,11 @@ class VectorRecorder:
                 f"{envs} does not say when it resets. Set metadata['autoreset_mode'] to one of gymnasium.vector."
                 "AutoresetMode."
             ) from None
+        core = envs.unwrapped
+        if isinstance(core, AsyncVectorEnv) and core.shared_memory and len(spec.modelled) < len(spec.streams):
+            raise ArenaError(
+                "an AsyncVectorEnv with shared memory shows the same text for ever. Make it with shared_memory=False."
+            )
         self._envs, self._spec, self._plan, self._writer = envs, spec, plan, writer
         self._policies = [make_policy(plan.policy) for _ in range(envs.num_envs)]
         self._next = writer.episodes
@@ -80,8 +90,12 @@ class VectorRecorder:
     def run(self, goal: Goal, on_step: Callable[[], None]) -> None:
         """Record until the goal is reached; with a goal in transitions, the episodes in flight are kept, truncated."""
         envs, count = self._envs, self._envs.num_envs
-        seeds = [episode_seed(self._plan.seed, self._next + i) for i in range(count)]
-        batch, _ = envs.reset(seed=seeds)  # type: ignore[arg-type] - the base class knows one seed
+        seeds: list[int | None] = [episode_seed(self._plan.seed, self._next + i) for i in range(count)]
+        if isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
+            batch, _ = envs.reset(seed=seeds)  # type: ignore[arg-type] - the base class takes one seed
+        else:
+            batch, _ = envs.reset(seed=seeds[0])
+            seeds = [None] * count  # what each one does with it is its own affair
         observations = self._split(batch)
         self._drafts = [self._begin(i, observations[i], seeds[i]) for i in range(count)]
         resetting = np.zeros(count, bool)
@@ -136,7 +150,10 @@ class VectorRecorder:
         seeds: list[int | None] = [None] * len(mask)
         for nth, i in enumerate(np.flatnonzero(mask)):
             seeds[i] = episode_seed(self._plan.seed, self._next + nth)
-        batch, _ = self._envs.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+        if not isinstance(self._envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
+            seeds = [None] * len(mask)
+        given: Any = seeds if any(s is not None for s in seeds) else None
+        batch, _ = self._envs.reset(seed=given, options={"reset_mask": mask})
         fresh = self._split(batch)
         for i in np.flatnonzero(mask):
             observations[i] = fresh[i]

@@ -18,6 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError
 from types import TracebackType
 from typing import Any
@@ -46,15 +47,13 @@ class Crew:
             raise ArenaError("several processes are supported on Linux and macOS only; record with num_envs=1.")
         self._processes: dict[Any, subprocess.Popen[bytes]] = {}
 
-        def parcel() -> Any:
-            return plan, _registration(plan)
-
+        parcel = _pickled(plan)
         try:
             for _ in range(count):
                 connection, process = _start()
                 self._processes[connection] = process
                 self._send(connection, sys.path)
-                self._send(connection, CloudpickleWrapper(parcel))  # type: ignore[arg-type]
+                self._send(connection, parcel)
             first, *others = [from_json(WorldSpec, self._receive(c)) for c in self._processes]
         except BaseException:
             self.close()
@@ -111,14 +110,12 @@ class Crew:
 
     def _send(self, connection: Any, value: Any) -> None:
         try:
-            connection.send(value)
+            if isinstance(value, memoryview):  # pickled already
+                connection.send_bytes(value)
+            else:
+                connection.send(value)
         except BrokenPipeError:  # it said why before it went
             self._receive(connection)
-        except (PicklingError, TypeError, AttributeError) as error:
-            raise ArenaError(
-                f"the environment or policy cannot be sent to another process: {error}. Record with num_envs=1, or use "
-                "functions that hold no open files, windows or locks."
-            ) from error
 
     def _receive(self, connection: Any) -> Any:
         try:
@@ -151,10 +148,21 @@ def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
     return ours, process
 
 
-def _registration(plan: Plan) -> Any:
-    """How Gymnasium makes the plan's environment, if it has an id."""
+def _pickled(plan: Plan) -> Any:
+    """The plan, and how Gymnasium makes its environment if that has an id."""
     name = plan.env.id if isinstance(plan.env, EnvSpec) else plan.env
-    return gym.registry.get(name) if isinstance(name, str) else None
+    registration = gym.registry.get(name) if isinstance(name, str) else None
+
+    def parcel() -> Any:
+        return plan, registration
+
+    try:
+        return ForkingPickler.dumps(CloudpickleWrapper(parcel))  # type: ignore[arg-type]
+    except (PicklingError, TypeError, AttributeError) as error:
+        raise ArenaError(
+            f"the environment or policy cannot be sent to another process: {error}. Record with num_envs=1, or use "
+            "functions that hold no open files, windows or locks."
+        ) from error
 
 
 def work(descriptor: int) -> None:

@@ -25,7 +25,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, predict: Predict, noise_BNZ: Tensor, steps: int | None = None) -> Tensor:
-        """Draw the next latent frame from standard normal `noise_BNZ`; raises `ConfigError` for an impossible `steps`."""
+        """Draw the next latent frame from standard normal `noise_BNZ`.
+
+        Raises `ConfigError` for an impossible `steps`.
+        """
 
     @abstractmethod
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,7 @@
-"""The plain decoder: the backbone's expectation is the next frame. One pass, no chance; blurs where the future is open."""
+"""The plain decoder: the backbone's expectation is the next frame. One pass, no chance.
+
+Blurs where the future is open.
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ step the target is z itself; on a coarser step d it is where two steps of d/2 le
     v2 = (f(z', tau + d/2, d/2) - z') / (1 - tau - d/2)   y  = z_tau + (1 - tau) (v1 + v2) / 2
     loss = w(tau) |x_hat - y|^2,  w(tau) = 0.9 tau + 0.1
 
-Ref: Frans et al., arXiv 2410.12557 (shortcut models); Hafner et al., Dreamer 4, arXiv 2509.24527, eqs. 7-8 (x-prediction,
-x-space loss, ramp weight). Differs: whole batches, not rows, are of the coarse kind, and none before `warm` of training,
-so that no forward pass is spent on targets that mean nothing yet.
+Ref: Frans et al., arXiv 2410.12557 (shortcut models); Hafner et al., Dreamer 4, arXiv 2509.24527, eqs. 7-8
+(x-prediction, x-space loss, ramp weight). Differs: whole batches, not rows, are of the coarse kind, and none before
+`warm` of training, so that no forward pass is spent on targets that mean nothing yet.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from .base import Decoder
 
 @dataclass(frozen=True)
 class ShortcutConfig:
-    """`finest` steps a frame at most (a power of two), `steps` by default; `coarse` share of batches learn long steps."""
+    """`finest` steps a frame at most (a power of two), `steps` by default.
+
+    `coarse` share of batches learn long steps.
+    """
 
     finest: int = 8
     steps: int = 2

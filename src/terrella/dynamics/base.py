@@ -38,7 +38,10 @@ class Dynamics(nn.Module, ABC):
     def predict(
         self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
-        """Expect the next frame's clean latent `(B, N, Z)` under an action; pure, so it may be called once a denoising step."""
+        """Expect the next frame's clean latent `(B, N, Z)` under an action.
+
+        Pure, so it may be called once a denoising step.
+        """
 
     @abstractmethod
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
@@ -48,6 +51,6 @@ class Dynamics(nn.Module, ABC):
     def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
         """Commit T frames at once.
 
-        Returns the outcome of each, and a function that predicts every frame from the frames before it (it may be called
-        many times; `z` is `(B, T, N, Z)`).
+        Returns the outcome of each, and a function that predicts every frame from the frames before it (it may be
+        called many times; `z` is `(B, T, N, Z)`).
         """

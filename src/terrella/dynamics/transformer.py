@@ -3,8 +3,8 @@
 Notable choices
 - Two streams share all weights. The *commit* stream carries finished frames at a low, known noise level and writes keys
   and values; the *predict* stream carries noisy frames and reads the keys of strictly earlier ones. Training therefore
-  meets exactly what stepping meets, at every frame of a clip; per-frame independent noise levels (diffusion forcing) meet
-  it only in one corner.
+  meets exactly what stepping meets, at every frame of a clip; per-frame independent noise levels (diffusion forcing)
+  meet it only in one corner.
 - The commit stream ends after the last layer that attends over time; nothing later of it is ever read.
 - Each token also sees the previous frame's latent at its place, so that motion needs no search.
 - Keys rest without rotation and are turned by their age when read, so positions stay bounded. Sinks have one fixed age.
@@ -56,7 +56,10 @@ class TransformerConfig:
 
 @register("dynamics", "transformer")
 class Transformer(Dynamics):
-    """The default backbone. Memory a session: `2 * layers/every * (window + sinks) * N * dim` numbers and one latent."""
+    """The default backbone.
+
+    Memory a session: `2 * layers/every * (window + sinks) * N * dim` numbers and one latent.
+    """
 
     Config = TransformerConfig
 
@@ -86,6 +89,7 @@ class Transformer(Dynamics):
         self.register_buffer("ages", _age_turns(c, head), persistent=False)
         nn.init.zeros_(self.leave[1].weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.outcome[3].weight)  # pyright: ignore[reportArgumentType]
+        self.outcome[3].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
 
     # one frame
 
@@ -94,7 +98,7 @@ class Transformer(Dynamics):
     ) -> Tensor:
         """See `Dynamics.predict`."""
         x, mods = self._enter(z_BNZ, *self._previous(slabs), action_BW, noise, stream=0)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._layers()):
             x = block(x, mods, self.turn, self._past(slabs, i))
         return self._leave(x, slabs.recurrent["previous"])
 
@@ -103,10 +107,11 @@ class Transformer(Dynamics):
         noise = Noise(tau_B, torch.zeros_like(tau_B))
         x, mods = self._enter(z_BNZ, *self._previous(slabs), action_BW, noise, stream=1)
         keys, values = [], []
-        for i, block in enumerate(self.blocks[: self.depth]):
+        for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
                 k, v = block.past_kv(x)
-                keys.append(k), values.append(v)
+                keys.append(k)
+                values.append(v)
             x = block(x, mods, self.turn, self._past(slabs, i))
         written = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
         return slabs.append(written, {"previous": z_BNZ, "level": tau_B}), self._outcome(x)
@@ -119,7 +124,7 @@ class Transformer(Dynamics):
         noise = Noise(tau_BT, torch.zeros_like(tau_BT))
         x, mods = self._enter(z_BTNZ, *previous, action_BTW, noise, stream=1)
         past: dict[int, _ClipPast] = {}
-        for i, block in enumerate(self.blocks[: self.depth]):
+        for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
                 past[i] = _ClipPast(*block.past_kv(x), self.config)
             x = block(x, mods, self.turn, past.get(i))
@@ -127,13 +132,16 @@ class Transformer(Dynamics):
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
             x, mods = self._enter(z, *previous, action_BTW, noise, stream=0)
-            for i, block in enumerate(self.blocks):
+            for i, block in enumerate(self._layers()):
                 x = block(x, mods, self.turn, past.get(i))
             return self._leave(x, previous[0])
 
         return outcome, predict
 
     # shared by both
+
+    def _layers(self) -> list[_Block]:
+        return list(self.blocks)  # pyright: ignore[reportReturnType]
 
     def _enter(
         self, z: Tensor | None, previous: Tensor, level: Tensor, action: Tensor, noise: Noise | None, stream: int

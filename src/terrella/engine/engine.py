@@ -44,8 +44,8 @@ class Engine:
     """Runs one world. Keeps no session of its own: all that changes is in the `State` handed in and out.
 
     steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
-    speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit the same
-    whoever shares its batch (slower: for replays and tests).
+    speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
+    the same whoever shares its batch (slower: for replays and tests).
 
     Raises `ConfigError` for settings the world cannot follow.
     """
@@ -124,7 +124,10 @@ class Engine:
         return self._advance(state, self._rows(actions, state.batch))
 
     def rollout(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
-        """Take T actions in every session: rows `(B, T, W)` -> the last state and frames with a time axis, `(B, T, ...)`."""
+        """Take T actions in every session.
+
+        Rows `(B, T, W)` give the last state and frames with a time axis, `(B, T, ...)`.
+        """
         many = torch.as_tensor(np.asarray(actions) if not isinstance(actions, Tensor) else actions)
         if many.ndim != 3 or many.shape[1] < 1:
             raise ActionError(f"rollout takes actions of shape (B, T, W), T at least 1; got {tuple(many.shape)}.")

@@ -114,9 +114,7 @@ class State:
         return path
 
 
-def load_state(
-    path: str | Path, spec: StateSpec, world: str, device: torch.device | str, dtype: torch.dtype
-) -> State:
+def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.device | str, dtype: torch.dtype) -> State:
     """Read a state for the world with fingerprint `world`, framed slabs of `dtype`.
 
     Raises `StateError` when the file is not one of this world's states, or its tensors do not fit together.

@@ -59,7 +59,7 @@ class _Choices(nn.Module):
 
     def forward(self, part: Tensor) -> Tensor:
         choice = (part.long() - self.start).clamp(min=0).minimum(self.last)  # pyright: ignore
-        return self.table(choice + self.first).sum(-2)
+        return self.table(choice + self.first).sum(-2)  # pyright: ignore
 
 
 class _Numbers(nn.Module):
@@ -91,7 +91,9 @@ class _Text(nn.Module):
         code = part.long()
         there = (code >= 0)[..., None]
         single = self.table(code.clamp(min=0))
-        pairs = (code[..., :-1] * 257 + code[..., 1:] * 31 + torch.arange(code.shape[-1] - 1, device=code.device)) % self.BUCKETS
+        pairs = (
+            code[..., :-1] * 257 + code[..., 1:] * 31 + torch.arange(code.shape[-1] - 1, device=code.device)
+        ) % self.BUCKETS
         double = self.table(256 + pairs.clamp(min=0)) * there[..., 1:, :]
         count = there.sum(-2).clamp(min=1)
         return ((single * there).sum(-2) + double.sum(-2)) / count

@@ -19,7 +19,10 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class Noise:
-    """How noisy a frame is: signal level `tau` in [0, 1] (1 = clean) and the step `d` the sampler will take, `(B,)` or `(B, T)`."""
+    """How noisy a frame is, and the step `d` the sampler will take; both `(B,)` or `(B, T)`.
+
+    `tau` is the signal level in [0, 1]; 1 is clean.
+    """
 
     tau: Tensor
     d: Tensor

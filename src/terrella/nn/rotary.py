@@ -1,7 +1,7 @@
 """Rotary positions, over time and over a token grid.
 
-Ref: Su et al., RoFormer, arXiv 2104.09864, eq. 15. Differs: positions may have several axes, each given its share of the
-channels (axial form), and the largest period follows the range of positions instead of 10,000.
+Ref: Su et al., RoFormer, arXiv 2104.09864, eq. 15. Differs: positions may have several axes, each given its share of
+the channels (axial form), and the largest period follows the range of positions instead of 10,000.
 """
 
 from __future__ import annotations

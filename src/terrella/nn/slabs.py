@@ -3,8 +3,8 @@
 A slab is either *recurrent* (one value a session, overwritten each frame) or *framed* (a ring of the last `window`
 frames after `sinks` first ones that stay). Framed slabs live in segments: the last segment belongs to the sessions
 themselves, earlier ones are the past they share since a fork, kept once and read by all branches. A branch's own
-segment starts small and doubles; when it could hold the whole window, everything moves into one ring and the shared past
-is let go.
+segment starts small and doubles; when it could hold the whole window, everything moves into one ring and the shared
+past is let go.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ class Slabs:
     def fork(self, n: int) -> Slabs:
         """Give each session `n` branches that share its past: `batch * n` sessions, branches of one side by side.
 
-        Framed slabs are shared, not copied: these slabs, too, will write their next frames elsewhere. Recurrent ones are
-        copied.
+        Framed slabs are shared, not copied: these slabs, too, will write their next frames elsewhere. Recurrent ones
+        are copied.
         """
         self.segments = [replace(s, shared=True) for s in self.segments]
         recurrent = {k: v.repeat_interleave(n, 0) for k, v in self.recurrent.items()}

@@ -15,8 +15,8 @@ from ..spec import StreamSpec
 class Tokenizer(nn.Module, ABC):
     """Turns one stream of observations into latent tokens `(..., N, Z)`, each frame by itself, and back.
 
-    Observations come as tensors `(..., *stream.shape)`: uint8 images `(..., h, w, C)` or float32 vectors `(..., F)`, with
-    any leading axes. Latents are normalised to about zero mean and unit variance by `shift` and `scale`, which
+    Observations come as tensors `(..., *stream.shape)`: uint8 images `(..., h, w, C)` or float32 vectors `(..., F)`,
+    with any leading axes. Latents are normalised to about zero mean and unit variance by `shift` and `scale`, which
     `normalise` measures and which are saved with the weights.
 
     spec: how many tokens, how many channels, and where each token lies. trains: whether there is anything to learn.
@@ -59,7 +59,7 @@ class Tokenizer(nn.Module, ABC):
             return (x.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
         return x.float()
 
-    def prepare(self, obs: Tensor) -> None:  # noqa: B027  (most need nothing)
+    def prepare(self, obs: Tensor) -> None:
         """Look at a sample of observations before training."""
 
     @torch.no_grad()

@@ -26,7 +26,10 @@ from .base import Tokenizer
 
 @dataclass(frozen=True)
 class ConvConfig:
-    """`channels` a token; one token covers `stride x stride` pixels; `width` features; `blocks` residual blocks a level."""
+    """`channels` a token; one token covers `stride x stride` pixels; `width` features.
+
+    `blocks` residual blocks a level.
+    """
 
     channels: int = 16
     stride: int = 8

@@ -17,7 +17,10 @@ from .base import Tokenizer
 
 @dataclass(frozen=True)
 class VectorConfig:
-    """`channels` a token (as many tokens as the vector needs); `hidden` units of the network; latent `noise` in training."""
+    """`channels` a token (as many tokens as the vector needs); `hidden` units of the network.
+
+    Latent `noise` in training.
+    """
 
     channels: int = 16
     hidden: int = 64

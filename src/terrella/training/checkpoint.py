@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,22 @@ def save_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], about: dic
     partial.replace(path)
 
 
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Hold an interrupt (Ctrl-C) back until the block is done: half a step cannot be gone on from."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # interrupts reach the main thread alone
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held and callable(before):
+        before(signal.SIGINT, None)
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read what `save_checkpoint` wrote; raises `TrainingError` when it is damaged."""
     try:
@@ -35,6 +55,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
                 groups.setdefault(group, {})[key] = file.get_tensor(name)
         return groups, about
     except (KeyError, ValueError, OSError, SafetensorError) as error:
-        raise TrainingError(f"the checkpoint {path} is damaged ({error}); delete it to train from the start.") from error
-
-
+        raise TrainingError(
+            f"the checkpoint {path} is damaged ({error}); delete it to train from the start."
+        ) from error

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .budget import Budget
 
+TICKS = 1000  # of a bar over a budget
 EVERY = 20  # steps between looks at the loss: reading it makes a GPU wait
 
 Report = Callable[[int, float, Mapping[str, Tensor]], None]
@@ -45,7 +46,9 @@ class Journal:
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bars.stop()
         if self.writer:
             self.writer.close()
@@ -64,7 +67,11 @@ class Journal:
     @contextmanager
     def phase(self, name: str, budget: Budget, step: int, seconds: float) -> Iterator[Report]:
         """Show a bar over a budget; yields a function to call after each step."""
-        task = self.bars.add_task(name, total=1.0, completed=budget.progress(step, seconds), note="")
+
+        def ticks(step: int, seconds: float) -> int:
+            return round(TICKS * budget.progress(step, seconds))
+
+        task = self.bars.add_task(name, total=TICKS, completed=ticks(step, seconds), note="")
         first, before = step, seconds
 
         def report(step: int, seconds: float, values: Mapping[str, Tensor]) -> None:
@@ -73,7 +80,7 @@ class Journal:
             rate = (step - first) / max(seconds - before, 1e-9)
             shown = {k: float(v) for k, v in values.items()}
             note = f"step {step:,}  {rate:.1f}/s  loss {shown['loss']:.4f}"
-            self.bars.update(task, completed=budget.progress(step, seconds), note=note)
+            self.bars.update(task, completed=ticks(step, seconds), note=note)
             if self.writer:
                 for key, value in shown.items():
                     self.writer.add_scalar(f"{name}/{key}", value, step)

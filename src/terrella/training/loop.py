@@ -1,7 +1,7 @@
 """Data to weights: one loop, run twice. Tokenizers first, on frames; then the backbone, on clips of latents.
 
-The order was measured: with frames encoded once, a step of the backbone is all transformer, and in equal time the error of
-rollouts is lower than when both are trained together (docs/design.md has the figures).
+The order was measured: with frames encoded once, a step of the backbone is all transformer, and in equal time the
+error of rollouts is lower than when both are trained together (docs/design.md has the figures).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..errors import DatasetError, TrainingError
 from ..tokenizers import Tokenizer
 from ..world import World, WorldConfig
 from .budget import Budget
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint, unbroken
 from .journal import Journal
 from .material import LatentClips, encode_episodes, frame_pool
 from .objective import clip_loss
@@ -51,9 +51,9 @@ def train(
     """Train a world on a dataset.
 
     out: folder for the world, its checkpoint and logs (None keeps everything in memory). budget: `10m`, `90s`, `2h` or
-    `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. config, training: replace the
-    preset's parts or recipe. resume: continue from `out`'s checkpoint; with a budget in steps the weights come out as if
-    training had never stopped.
+    `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. config, training:
+    replace the preset's parts or recipe. resume: continue from `out`'s checkpoint; with a budget in steps the
+    weights come out as if training had never stopped.
 
     Raises `DatasetError`, `ConfigError`, `TrainingError`.
     """
@@ -62,8 +62,9 @@ def train(
     whole = Budget.parse(budget)
     size = pick(preset, whole, where)
     recipe = training or SIZES[size].training
-    torch.manual_seed(seed)
-    world = World(data.spec, config or world_config(size, data.spec), name or Path(out or "world").name).to(where)
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
+        torch.manual_seed(seed)
+        world = World(data.spec, config or world_config(size, data.spec), name or Path(out or "world").name).to(where)
     run = _Run(world, recipe, whole, seed, where, Path(out) if out else None, Journal(out, progress))
     run.record = {
         "preset": size if config is None else "custom",
@@ -81,7 +82,8 @@ def train(
             run.train_tokenizers(data)
             run.train_backbone(data)
         except KeyboardInterrupt:
-            run.save()
+            if run.between_steps:  # else the last checkpoint stands
+                run.save()
             run.journal.say("interrupted; the same command goes on from here")
             raise
     world.record = run.record
@@ -134,6 +136,7 @@ class _Run:
         self.generator = torch.Generator(device=device).manual_seed(seed)  # noise, on the device
         self.order = torch.Generator().manual_seed(seed)  # which frames and clips
         self.phase, self.step, self.seconds = "tokenizer", 0, 0.0
+        self.between_steps = False  # whether weights, averages and counts belong together, so that `save` makes sense
         self.parts: dict[str, nn.Module] = {"tokenizer": world.tokenizers, "dynamics": world.dynamics}
         self.optimizer, self.average = self._fresh()
 
@@ -158,7 +161,11 @@ class _Run:
         def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
             source = test if held_out else pool
             count = len(next(iter(test.values()))) if held_out else frames
-            pick = torch.arange(count) if held_out else torch.randint(frames, (self.config.tokenizer_batch,), generator=self.order)
+            pick = (
+                torch.arange(count)
+                if held_out
+                else torch.randint(frames, (self.config.tokenizer_batch,), generator=self.order)
+            )
             total = torch.zeros((), device=self.device)
             for stream, tokenizer in tokenizers.items():
                 total = total + tokenizer.loss(source[stream][pick].to(self.device), self.generator)
@@ -198,22 +205,25 @@ class _Run:
         budget, module = self.budgets[phase], self.parts[phase]
         saved = clock = time.monotonic()
         module.train()
+        self.between_steps = True
         with self.journal.phase(phase, budget, self.step, self.seconds) as report:
             while budget.progress(self.step, self.seconds) < 1:
-                with self._precision():
-                    value, parts = loss(False)
-                self.optimizer.step(value, self.step, budget.progress(self.step, self.seconds))
-                self.step += 1
-                self.average.update(self.step)
-                now = time.monotonic()
-                self.seconds, clock = self.seconds + now - clock, now
-                report(self.step, self.seconds, {"loss": value.detach(), **parts})
-                if self.step % 250 == 0:
-                    self.record[f"{phase}_held_out"] = self._held_out(loss)
-                    self.journal.held_out(phase, self.step, self.record[f"{phase}_held_out"])
-                if now - saved > self.config.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
+                with unbroken():
+                    with self._precision():
+                        value, parts = loss(False)
+                    self.optimizer.step(value, self.step, budget.progress(self.step, self.seconds))
+                    self.step += 1
+                    self.average.update(self.step)
+                    now = time.monotonic()
+                    self.seconds, clock = self.seconds + now - clock, now
+                    report(self.step, self.seconds, {"loss": value.detach(), **parts})
+                    if self.step % 250 == 0:
+                        self.record[f"{phase}_held_out"] = self._held_out(loss)
+                        self.journal.held_out(phase, self.step, self.record[f"{phase}_held_out"])
+                    if now - saved > self.config.checkpoint_seconds:
+                        self.save()
+                        saved = time.monotonic()
+        self.between_steps = False
         self.average.exchange()
         self.average = Average(module)
         module.eval()
@@ -253,6 +263,7 @@ class _Run:
             "random": {"device": self.generator.get_state(), "index": self.order.get_state()},
         }
         about = {"phase": self.phase, "step": self.step, "seconds": self.seconds, "record": self.record}
+        about["config"] = to_json(self.world.config)
         save_checkpoint(self.checkpoint, groups, about)
 
     def resume(self) -> None:
@@ -260,15 +271,17 @@ class _Run:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         groups, about = load_checkpoint(self.checkpoint)
-        kept, mine = about["record"], self.record
-        for key in ("preset", "budget", "seed", "training", "dataset"):
+        config = to_json(self.world.config)
+        kept, mine = about["record"] | {"config": about.get("config", config)}, self.record | {"config": config}
+        for key in ("preset", "config", "budget", "seed", "training", "dataset"):
             if kept.get(key) != to_json(mine[key]):
                 raise TrainingError(
-                    f"{self.checkpoint} was made with {key} = {kept.get(key)}, not {mine[key]}. Train into another folder, or "
-                    "pass resume=False to begin anew."
+                    f"{self.checkpoint} was made with {key} = {kept.get(key)}, not {mine[key]}. "
+                    "Train into another folder, or pass resume=False to begin anew."
                 )
         self.world.load_state_dict(groups["world"])
-        self.phase, self.step, self.seconds, self.record = about["phase"], about["step"], about["seconds"], kept
+        self.phase, self.step, self.seconds = about["phase"], about["step"], about["seconds"]
+        self.record = about["record"]
         self.optimizer, self.average = self._fresh()
         self.optimizer.load(groups.get("optimizer", {}))
         self.average.shadow = {k: v.to(self.device) for k, v in groups["average"].items()}

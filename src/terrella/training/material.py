@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.dataset import Split
 from ..errors import TrainingError
 from ..world import World
 
@@ -20,7 +21,9 @@ POOL_FRAMES = 16_384
 LATENT_BYTES = 4 << 30  # a larger dataset is trained on the part of its episodes that fits
 
 
-def frame_pool(dataset: Dataset, world: World, seed: int, split: str = "train", most: int = POOL_FRAMES) -> dict[str, Tensor]:
+def frame_pool(
+    dataset: Dataset, world: World, seed: int, split: Split = "train", most: int = POOL_FRAMES
+) -> dict[str, Tensor]:
     """Draw frames of random episodes, stream -> `(frames, *shape)`, at most `most`."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(dataset.split(split))
@@ -46,7 +49,8 @@ def frame_pool(dataset: Dataset, world: World, seed: int, split: str = "train", 
 class LatentClips:
     """Episodes as latents, laid end to end.
 
-    z: bfloat16 `(frames, N, Z)`. action: float32 `(frames, W)`, the row that led to each frame, NaN at an episode's first.
+    z: bfloat16 `(frames, N, Z)`. action: float32 `(frames, W)`, the row that led to each frame, NaN at an episode's
+    first.
     reward, end: float32 `(frames,)`. starts: frame indices from which `length` transitions stay inside one episode.
     """
 
@@ -57,7 +61,9 @@ class LatentClips:
     starts: Tensor
     length: int
 
-    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def sample(
+        self, batch: int, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw clips of `length + 1` frames: z `(B, T, N, Z)`, action `(B, T, W)`, reward and end `(B, T)`."""
         first = self.starts[torch.randint(len(self.starts), (batch,), generator=generator)]
         index = first[:, None] + torch.arange(self.length + 1)
@@ -71,7 +77,7 @@ class LatentClips:
 def encode_episodes(
     dataset: Dataset,
     world: World,
-    split: str,
+    split: Split,
     length: int,
     device: torch.device,
     advance: Callable[[int], None] = lambda frames: None,
@@ -99,8 +105,9 @@ def encode_episodes(
     if not starts:
         longest = max((len(a) - 1 for a in actions), default=0)
         raise TrainingError(
-            f"no {split} episode has {length} transitions (longest: {longest}). Record longer episodes, or train with a "
-            f"shorter clip (TrainingConfig.length)."
+            f"no {split} episode has {length} transitions (longest: {longest}). Record longer episodes, "
+            "or train with a shorter clip (TrainingConfig.length)."
         )
-    clips = LatentClips(torch.cat(zs), torch.cat(actions), torch.cat(rewards), torch.cat(ends), torch.cat(starts), length)
-    return LatentClips(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in vars(clips).items()})
+    joined = [torch.cat(parts).clone() for parts in (zs, actions, rewards, ends, starts)]  # no inference tensors
+    z, action, reward, end, start = joined
+    return LatentClips(z, action, reward, end, start, length)

@@ -1,4 +1,4 @@
-"""The loss of a batch of clips, and how the past that it is given is made unreliable, as the model's own past will be."""
+"""The loss of a batch of clips, whose past is made as unreliable as the model's own past will be."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def clip_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the training loss of clips of T frames.
 
-    action_BTW: the row that led to each frame (NaN for the first). reward, end: of the same transition. progress: share of
-    training done, in [0, 1]. Returns a scalar and its parts. The first frame of a clip is context only.
+    action_BTW: the row that led to each frame (NaN for the first). reward, end: of the same transition. progress:
+    share of training done, in [0, 1]. Returns a scalar and its parts. The first frame of a clip is context only.
 
     Past frames carry noise of a level drawn for each and told to the network (Dreamer 4, arXiv 2509.24527); in a share
-    of batches some are replaced by the model's own one-step predictions, made in parallel from the real past (a parallel
-    form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real.
+    of batches some are replaced by the model's own one-step predictions, made in parallel from the real past (a
+    parallel form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real.
     """
     past = z_BTNZ
     fed = progress >= SELF_FED_FROM and chance(generator) < config.self_fed
@@ -55,9 +55,7 @@ def _context(z: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor
 
 
 @torch.no_grad()
-def _self_fed(
-    world: World, config: TrainingConfig, z: Tensor, action: Tensor, generator: torch.Generator
-) -> Tensor:
+def _self_fed(world: World, config: TrainingConfig, z: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
     noisy, tau = _context(z, config.context_noise, generator)
     _, predict = world.dynamics.parallel(noisy, action, tau)
     noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)

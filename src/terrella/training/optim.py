@@ -1,6 +1,7 @@
 """The optimiser: Muon for the matrices inside the backbone's layers, AdamW for everything else.
 
-Ref: Jordan et al., Muon, 2024 (orthogonalised momentum); step sizes matched to AdamW's as in Liu et al., arXiv 2502.16982.
+Ref: Jordan et al., Muon, 2024 (orthogonalised momentum); step sizes matched to AdamW's as in Liu et al., arXiv
+2502.16982.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Optimizer:
 
     def __init__(self, module: nn.Module, lr: float, weight_decay: float, clip_norm: float, muon: bool):
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        inner = {id(p) for n, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in n and "table" not in n}
+        inner = {
+            id(p) for n, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in n and "table" not in n
+        }
         matrices = [p for p in self.parameters if id(p) in inner]
         rest = [p for p in self.parameters if id(p) not in inner]
         self.parts: list[torch.optim.Optimizer] = []
