@@ -50,7 +50,7 @@ RECIPES = {
         "procgen/caveflyer",
         "CaveFlyer (procgen): turn and thrust a ship through a cave",
         {"steps": 50_000, "max_episode_steps": 500},
-        "4000steps",
+        "3000steps",
         "",
     ),
     "pong": Recipe(
