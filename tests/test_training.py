@@ -46,7 +46,7 @@ def one_thread():
 
 
 def dot_episode(rng: np.random.Generator, length: int, spec: WorldSpec = SPEC) -> Episode:
-    """A square that moves left and right; the action of a step moves it by that step's next frame, and pays its move."""
+    """A square that an action moves left or right on the very next frame, and pays the move."""
     actions = rng.integers(0, 3, length)
     place = np.clip(np.cumsum(np.concatenate([[3], MOVES[actions]])), 0, 6)
     pixels = np.zeros((length + 1, 32, 32, 3), np.uint8)
@@ -119,12 +119,8 @@ def test_a_world_comes_out_whole(dots, tmp_path):
     assert record["dataset"]["fingerprint"] == dots.fingerprint
     assert np.isfinite([record["tokenizer_held_out"], record["dynamics_held_out"]]).all()
     assert float(world.reward_scale) == pytest.approx(np.std(np.concatenate([e.rewards for e in dots])), rel=0.3)
-    assert {p.name for p in (tmp_path / "dots").iterdir()} == {
-        "world.json",
-        "weights.safetensors",
-        "starts.safetensors",
-        "logs",
-    } - ({"logs"} if not (tmp_path / "dots" / "logs").exists() else set())
+    files = {p.name for p in (tmp_path / "dots").iterdir()}
+    assert files == {"world.json", "weights.safetensors", "starts.safetensors", "logs"}
     loaded = World.load(tmp_path / "dots")
     assert same_weights(world, loaded)
     assert loaded.record == json.loads(json.dumps(record))
@@ -180,16 +176,12 @@ def test_presets_follow_budget_and_device():
         pick("tinny", Budget(steps=1), cpu)
 
 
-@pytest.mark.parametrize(
-    "size", [(64, 64, 3), (96, 96, 1), (84, 84, 1), (210, 160, 3), (50, 50, 3), (33, 47, 3), (128, 128, 3)]
-)
+@pytest.mark.parametrize("size", [(64, 64, 3), (96, 96, 1), (84, 84, 1), (210, 160, 3), (50, 50, 3), (128, 128, 3)])
 @pytest.mark.parametrize("preset", ["debug", "tiny"])
 def test_presets_fit_images_of_any_size(size, preset):
     spec = WorldSpec(
         {"pixels": StreamSpec("image", size), "more": StreamSpec("vector", (50,))}, ActionSpec("discrete", n=2)
     )
-    if max(size) / min(size[:2]) > 2 or size[0] % 2:
-        pytest.skip("an odd size becomes a token a pixel; too large to build here")
     world = World(spec, world_config(preset, spec))
     shown = world.decode(world.encode({"pixels": torch.zeros(1, *size, dtype=torch.uint8), "more": torch.zeros(1, 50)}))
     assert shown["pixels"].shape == (1, *size)
@@ -200,14 +192,14 @@ def test_presets_fit_images_of_any_size(size, preset):
 
 def test_it_learns_what_an_action_does_to_the_next_frame(places):
     """The first generated frame already moves, by the action just taken; other actions move it otherwise."""
-    world = quick(places, budget="500steps", training=TrainingConfig(batch=16, length=6, checkpoint_seconds=60.0))
+    world = quick(places, budget="200steps", training=TrainingConfig(batch=8, length=4))
     engine = Engine(world)
     starts = np.array([[[2.0, 1.0]], [[3.0, 1.0]], [[4.0, 1.0]]], np.float32).repeat(3, 0)
     moves = np.tile(np.arange(3), 3)
     state = engine.start({"place": starts}, seeds=list(range(9)))
     _, frame = engine.step(state, moves[:, None])
     moved = frame.observation["place"][:, 0] - starts[:, 0, 0]
-    assert np.abs(moved - MOVES[moves]).mean() < 0.25, moved
+    assert np.abs(moved - MOVES[moves]).mean() < 0.3, moved
     assert np.abs(frame.reward - MOVES[moves]).mean() < 0.35, frame.reward
     assert world.record["dynamics_held_out"] < 1.0
 
@@ -238,7 +230,8 @@ def starting(self, *args, init=loop._Run.__init__):
     init(self, *args)
 optim.Optimizer.step, loop.save_checkpoint, loop._Run.__init__ = stepping, saving, starting
 recipe = TrainingConfig(batch=4, length=4, tokenizer_batch=8, checkpoint_seconds=0.0, self_fed=0.5)
-loop.train(sys.argv[1], sys.argv[2], budget="16steps", preset="debug", training=recipe, seed=3, device="cpu", progress=False)
+options = dict(budget="16steps", preset="debug", training=recipe, seed=3, device="cpu", progress=False)
+loop.train(sys.argv[1], sys.argv[2], **options)
 """
 
 
@@ -284,9 +277,14 @@ def test_an_interrupt_waits_for_the_step_and_is_resumed_exactly(places, tmp_path
 
 def test_interrupts_are_held_back_only_inside():
     done = []
-    with pytest.raises(KeyboardInterrupt), unbroken():
-        signal.raise_signal(signal.SIGINT)
-        done.append(1)
+
+    def interrupted() -> None:
+        with unbroken():
+            signal.raise_signal(signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done == [1]
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -377,10 +375,8 @@ def counting_dataset(path: Path) -> Dataset:
     """Frames that say (episode, frame); the action and reward of a transition say the frame that it leads to."""
     flags = np.zeros(9, bool)
     flags[-1] = True
-    with Dataset.create(
-        path,
-        WorldSpec({"place": StreamSpec("vector", (2,))}, ActionSpec("box", (), shape=(1,), low=(0.0,), high=(99.0,))),
-    ) as writer:
+    action = ActionSpec("box", shape=(1,), low=(0.0,), high=(99.0,), dtype="float32")
+    with Dataset.create(path, WorldSpec(PLACE.streams, action)) as writer:
         for e in range(12):
             frames = np.stack([np.full(10, e), np.arange(10)], 1).astype(np.float32)
             to = np.arange(1, 10, dtype=np.float32)
@@ -522,9 +518,9 @@ def test_the_average_follows_and_swaps():
     mean = float(average.shadow["weight"])
     assert 900 < mean < 1000, "about the last twentieth"
     average.exchange()
-    assert float(module.weight) == mean
+    assert module.weight.item() == mean
     average.exchange()
-    assert float(module.weight) == 1000.0
+    assert module.weight.item() == 1000.0
 
 
 def test_every_preset_is_a_whole_recipe():

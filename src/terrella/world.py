@@ -155,6 +155,7 @@ class World(nn.Module):
             starts = {
                 f"observations/{k}": torch.from_numpy(np.ascontiguousarray(v))
                 for k, v in self.starts.observations.items()
+                if k in self.spec.modelled
             }
             starts["actions"] = torch.from_numpy(np.ascontiguousarray(self.starts.actions))
             _atomic(path / "starts.safetensors", lambda p: save_file(starts, p))

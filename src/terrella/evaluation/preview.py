@@ -72,6 +72,7 @@ def render_preview(
         frames=frames,
         marks=[frames],
         seed=seed,
+        lead=0,
     )
     truth = next(truths)
     dreams = long_dream(dreamer, truth, frames)[name]

@@ -27,6 +27,7 @@ from .summary import summarise
 from .truth import Truth
 
 HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+LEAD = 100  # futures begin at a random one of an episode's first steps, this many at most
 _SCENES = 4  # futures shown, and sessions of the long rollout
 
 
@@ -38,6 +39,7 @@ def evaluate(
     episodes: int = 32,
     horizons: Sequence[int] = HORIZONS,
     context: int | None = None,
+    lead: int = LEAD,
     seed: int = 0,
     steps: int | None = None,
     device: str | None = None,
@@ -49,9 +51,10 @@ def evaluate(
 
     env: default the one that the world was recorded in; where it cannot be made, held-out episodes of `dataset` are
     the truth. episodes: futures compared. horizons: steps after the context at which frames are compared. context:
-    actions shown to the world before; default as many as its recorded starts have. steps: denoising steps, default the
-    world's own. device: where to run, default where the world is. long: frames of the free rollout, 0 for none. out: a
-    folder for `report.json` and `report.html`.
+    actions shown to the world before; default as many as its recorded starts have. lead: contexts begin at
+    a random one of an episode's first `lead` steps (0: at its reset). steps: denoising steps, default the world's own.
+    device: where to run, default where the world is. long: frames of the free rollout, 0 for none. out: a folder for
+    `report.json` and `report.html`.
 
     Returns the report as JSON values: for each stream of `report["streams"]` the errors by horizon with 95 % intervals
     and raw values, `copy_last`, `floor`, `ceiling`, `other_episode`, `skill`, `action_ratio`; then `events`, `speed`,
@@ -68,6 +71,7 @@ def evaluate(
         episodes=episodes,
         horizons=horizons,
         context=default_context(loaded) if context is None else context,
+        lead=lead,
         seed=seed,
         steps=steps,
         long=long,
@@ -91,6 +95,7 @@ def measure(
     episodes: int = 32,
     horizons: Sequence[int] = HORIZONS,
     context: int = 4,
+    lead: int = LEAD,
     seed: int = 0,
     steps: int | None = None,
     long: int = 512,
@@ -103,15 +108,15 @@ def measure(
     `spec` says what it models; the remaining arguments and the result are those of `evaluate`.
     """
     marks = sorted(set(int(h) for h in horizons))
-    if not marks or marks[0] < 1 or episodes < 1 or context < 0 or long < 0:
+    if not marks or marks[0] < 1 or episodes < 1 or min(context, lead, long) < 0:
         raise ConfigError(
-            f"horizons {list(horizons)}, episodes {episodes}, context {context}, long {long}: horizons and episodes "
-            "count from 1, context and long from 0."
+            f"horizons {list(horizons)}, episodes {episodes}, context {context}, lead {lead}, long {long}: horizons "
+            "and episodes count from 1, context, lead and long from 0."
         )
     began = time.perf_counter()
     frames = max(marks[-1], long)
     source, truths = open_truth(
-        spec, env, dataset, episodes=episodes, context=context, frames=frames, marks=marks, seed=seed
+        spec, env, dataset, episodes=episodes, context=context, frames=frames, marks=marks, seed=seed, lead=lead
     )
     gathered = Gathered(spec, marks, seed)
     total = 2 * episodes * marks[-1] + min(_SCENES, episodes) * long
@@ -132,6 +137,7 @@ def measure(
         "n_groups": len(set(gathered.groups)),
         "horizons": marks,
         "context": context,
+        "lead": lead,
         "seed": seed,
         "steps": steps,
         "streams": gathered.tables(),

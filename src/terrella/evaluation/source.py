@@ -29,6 +29,7 @@ def open_truth(
     frames: int,
     marks: Sequence[int],
     seed: int,
+    lead: int,
 ) -> tuple[str, Iterator[Truth]]:
     """Return ("environment" or "dataset", batches of futures) for a world of `spec`; memory bounds the batches.
 
@@ -47,7 +48,15 @@ def open_truth(
     if made is not None:
         taken = frozenset() if dataset is None else _used(dataset)
         truths = from_environment(
-            made, spec, sizes=sizes, context=context, frames=frames, marks=marks, seed=seed, taken=taken
+            made,
+            spec,
+            sizes=sizes,
+            context=context,
+            frames=frames,
+            marks=marks,
+            seed=seed,
+            lead=lead,
+            taken=taken,
         )
         return "environment", _closing(made, truths)
     if dataset is not None:

@@ -1,7 +1,8 @@
 """What really happens: futures of the true environment, or of held-out episodes, to hold a world against.
 
-A future begins with a context of c actions and c+1 frames, played by the recording policy from a fresh reset, and goes
-on for T more actions of the same policy. Where the environment can be forked, the state at the context's end is saved;
+A future begins with a context of c actions and c+1 frames, played by the recording policy, and goes on for T more
+actions of the same policy. It begins at a random moment of an episode's first `lead` steps: what follows a reset is the
+easiest part of many games. Where the environment can be forked, the state at the context's end is saved;
 both the truth and its *twin* (same state, same actions, other chance) start from that restored state, never from the
 live simulator, so that restoring itself cannot be mistaken for chance.
 
@@ -118,11 +119,13 @@ def from_environment(
     frames: int,
     marks: Sequence[int],
     seed: int,
+    lead: int = 0,
     taken: frozenset[int] = frozenset(),
 ) -> Iterator[Truth]:
     """Yield one `Truth` of `n` futures for each n in `sizes`, with `frames` = T actions after a context of `context`.
 
-    Raises `SpecError` when nearly all episodes end inside the context.
+    Contexts begin at a random one of the first `lead` steps that leaves the episode time for the context. Raises
+    `SpecError` when nearly all episodes end inside the context.
     """
     seeds = held_out_seeds(seed, taken)
     fork = forkable(env)
@@ -131,7 +134,7 @@ def from_environment(
         clock = time.perf_counter()
         for row in range(n):
             for attempt in range(200):
-                if _fill(truth, row, env, spec, fork, next(seeds), marks):
+                if _fill(truth, row, env, spec, fork, next(seeds), marks, lead):
                     break
                 truth.skipped += 1
                 if attempt == 199:
@@ -208,15 +211,32 @@ def _empty(spec: WorldSpec, n: int, context: int, frames: int, marks: Sequence[i
 
 
 def _fill(
-    truth: Truth, row: int, env: gym.Env, spec: WorldSpec, fork: Forkable | None, seed: int, marks: Sequence[int]
+    truth: Truth,
+    row: int,
+    env: gym.Env,
+    spec: WorldSpec,
+    fork: Forkable | None,
+    seed: int,
+    marks: Sequence[int],
+    lead: int,
 ) -> bool:
     """Play one episode into row `row`; False when it ended inside the context."""
-    policy = make_policy(POLICY)
-    policy.begin(env.action_space, np.random.default_rng([seed, _SEED_TAG]))
+    policy, rng = make_policy(POLICY), np.random.default_rng([seed, _SEED_TAG])
+    policy.begin(env.action_space, rng)
     # All at once, so that the row is whole even if the episode ends: the world may be asked to go on.
-    truth.actions[row] = [codec.encode(spec.action, policy.act(None)) for _ in truth.actions[row]]
-    native = [codec.decode(spec.action, a) for a in truth.actions[row].astype(np.float64)]
-    first = {name: np.array(frame) for name, frame in to_streams(env, env.reset(seed=seed)[0]).items()}
+    rows = np.array([codec.encode(spec.action, policy.act(None)) for _ in range(lead + truth.actions.shape[1])])
+    rows = rows.astype(np.float32)
+    native = [codec.decode(spec.action, a) for a in rows.astype(np.float64)]
+    offset = 0
+    if lead:
+        env.reset(seed=seed)
+        offset = int(rng.integers(max(1, len(_play(env, native[:lead]).frames) - truth.context)))
+    truth.actions[row], native = rows[offset:][: truth.actions.shape[1]], native[: offset + truth.actions.shape[1]]
+    begun = to_streams(env, env.reset(seed=seed)[0])
+    before = _play(env, native[:offset])
+    native = native[offset:]
+    first = before.frames[-1] if offset else {name: np.array(frame) for name, frame in begun.items()}
+    truth.stepped += offset
     context = _play(env, native[: truth.context])
     truth.stepped += len(context.frames)
     if context.over:

@@ -104,7 +104,7 @@ def _starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
     except DatasetError:
         return None  # only episodes shorter than a beginning
     # The last transition is dropped, so that no beginning lies on an episode's last frame.
-    kept = {name: seen[:, :frames] for name, seen in clips.observations.items()}
+    kept = {name: clips.observations[name][:, :frames] for name in data.spec.modelled}
     return Clips(kept, clips.actions[:, :-1], clips.rewards[:, :-1], clips.terminated[:, :-1])
 
 

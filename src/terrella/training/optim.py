@@ -44,7 +44,7 @@ class Optimizer:
     def step(self, loss: Tensor, step: int, progress: float) -> None:
         """Take one step down `loss`; raises `TrainingError` when it is not finite."""
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {float(loss)} at step {step}; lower TrainingConfig.lr and resume.")
+            raise TrainingError(f"the loss is {loss.item()} at step {step}; lower TrainingConfig.lr and resume.")
         scale = min(1.0, (step + 1) / self.WARM_STEPS) * min(1.0, (1 - progress) / (1 - self.FLAT) + 0.01)
         for group, rate in zip((g for part in self.parts for g in part.param_groups), self.rates):
             group["lr"] = rate * scale
