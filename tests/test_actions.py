@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terrella import config
-from terrella.data.actions import action_space, action_spec, decode, describe, encode, width
+from terrella.actions import action_space, action_spec, decode, describe, encode, width
 from terrella.errors import ActionError
 from terrella.spec import ActionSpec
 

@@ -19,8 +19,8 @@ import zstandard
 from gymnasium import spaces
 
 from terrella import arenas, config
+from terrella.actions import action_space, decode, encode
 from terrella.arenas import graph, procgen
-from terrella.data.actions import action_space, decode, encode
 from terrella.errors import ArenaError, ConfigError, MissingExtra, SpecError, UnknownName
 from terrella.spec import EnvSpec, WorldSpec
 

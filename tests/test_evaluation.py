@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from terrella import actions as codec
 from terrella.arenas import describe, forkable, make, to_streams
-from terrella.data import actions as codec
 from terrella.data import record
 from terrella.engine import Engine
 from terrella.errors import ConfigError, SpecError

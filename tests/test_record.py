@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from terrella import arenas
+from terrella.actions import decode
 from terrella.data import Dataset, Episode, Policy, Random, StickyRandom, make_policy, record, verify
-from terrella.data.actions import decode
 from terrella.data.policies import Scripted
 from terrella.errors import ActionError, ArenaError, DatasetError, SpecError, UnknownName
 

@@ -276,7 +276,7 @@ def _import_module(env: str) -> None:
 
 
 def _describe(spec: object) -> None:
-    from .data.actions import describe
+    from .actions import describe
     from .spec import WorldSpec
 
     if isinstance(spec, WorldSpec):

@@ -19,7 +19,8 @@ import torch
 from gymnasium import spaces
 from PIL import Image, ImageDraw
 
-from .data import Dataset, actions
+from . import actions
+from .data import Dataset
 from .data.episode import Clips
 from .engine import Engine, Frame, State
 from .errors import ConfigError, SpecError, StateError, WorldError, did_you_mean

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data.actions import action_space, encode
+from .actions import action_space, encode
 from .decoders import Decoder
 from .dynamics import Dynamics
 from .errors import CheckFailed, ConfigError

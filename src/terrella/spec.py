@@ -4,7 +4,7 @@
     W numbers in one flat action   C h w image   K denoising steps   L layers
 
 Images are uint8 `h w C` at the door (as Gymnasium has them); channel order changes only inside a tokenizer.
-Actions are flat rows of W numbers at rest and in batches: `terrella.data.actions` turns native actions into rows.
+Actions are flat rows of W numbers at rest and in batches: `terrella.actions` turns native actions into rows.
 """
 
 from __future__ import annotations

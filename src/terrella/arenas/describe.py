@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from ..actions import action_spec
 from ..spec import WorldSpec
 from .base import comes_from
 from .keys import controls
@@ -19,8 +20,6 @@ def describe(env: gym.Env) -> WorldSpec:
 
     Raises `ArenaError` for other environments, `SpecError` or `ActionError` for spaces that have no description.
     """
-    from ..data.actions import action_spec  # at the call: `data` is built on this package
-
     arena = find_arena(env)
     hands = controls(env)
     return WorldSpec(

@@ -14,10 +14,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
+from .. import actions as codec
 from .. import arenas
 from ..errors import DatasetError
 from ..spec import ActionSpec, EnvSpec, StreamSpec, WorldSpec
-from . import actions as codec
 from .dataset import Dataset
 from .episode import Episode
 

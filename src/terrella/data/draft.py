@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from ..actions import width
 from ..errors import DatasetError, SpecError
-from .actions import width
 from .chunks import StreamCodec
 from .store import Layout, Packed, digest
 

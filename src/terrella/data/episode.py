@@ -39,7 +39,7 @@ class Episode:
         if np.ndim(self.actions) != 2:
             raise DatasetError(
                 f"actions have shape {np.shape(self.actions)}; expected (T, W), one flat row a transition. "
-                "terrella.data.actions.encode makes a row of a native action."
+                "terrella.actions.encode makes a row of a native action."
             )
         steps = len(self.actions)
         for name, frames in self.observations.items():

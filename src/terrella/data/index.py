@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from ..actions import width
 from ..errors import DamagedData, DatasetError
-from .actions import width
 from .store import Layout, Segment, load_rows
 
 Split = Literal["train", "held_out", "all"]

@@ -9,10 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from .. import arenas
+from .. import actions, arenas
 from ..errors import DatasetError
 from ..spec import EnvSpec, WorldSpec
-from . import actions
 from .draft import Draft
 from .policies import Policy, PolicyFunction, make_policy
 from .store import Layout, Packed

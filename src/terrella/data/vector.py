@@ -23,11 +23,10 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from .. import arenas
+from .. import actions, arenas
 from ..config import to_json
 from ..errors import ArenaError, TerrellaError
 from ..spec import EnvSpec, WorldSpec
-from . import actions
 from .draft import Draft
 from .policies import make_policy
 from .rollout import Goal, Plan, episode_rng, episode_seed

@@ -145,7 +145,7 @@ class Transformer(Dynamics):
 
     def _enter(
         self, z: Tensor | None, previous: Tensor, level: Tensor, action: Tensor, noise: Noise | None, stream: int
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor]:
         dtype = self.place.dtype
         z = self.blank.expand_as(previous) if z is None else z
         x = self.enter(torch.cat([z.to(dtype), previous.to(dtype)], -1))
@@ -153,8 +153,8 @@ class Transformer(Dynamics):
         condition = self.act(action) + self.level(level) + self.stream[stream]
         if noise is not None:
             condition = condition + self.tau(noise.tau) + self.d(noise.d)
-        mods = self.condition(condition).to(x.dtype).unsqueeze(-2).chunk(6, -1)
-        return x, list(mods)
+        mods = self.condition(condition).to(x.dtype).unflatten(-1, (6, -1)).unsqueeze(-3)
+        return x, mods  # mods: (..., 1, 6, D)
 
     @staticmethod
     def _previous(slabs: Slabs) -> tuple[Tensor, Tensor]:
@@ -205,8 +205,8 @@ class _Block(nn.Module):
             self.out_t = nn.Linear(c.dim, c.dim, bias=False)
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
-    def forward(self, x: Tensor, mods: list[Tensor], turn: Tensor, past: _SlabPast | _ClipPast | None) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (m + t for m, t in zip(mods, self.table.to(x.dtype)))
+    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: _SlabPast | _ClipPast | None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (mods + self.table.to(x.dtype)).unbind(-2)
         h = modulate(self.norm1(x), shift1, scale1)
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)  # (..., H, N, d)
         q, k = rotate(self.qn(q), turn), rotate(self.kn(k), turn)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.actions import describe, width
+from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError
 from ..nn.latents import Noise, Outcome
 from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
@@ -117,7 +117,7 @@ class Engine:
     def step(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
         """Take one action in every session.
 
-        actions: rows `(B, W)` (see `terrella.data.actions`). Consumes `state` and returns the next one with its frame.
+        actions: rows `(B, W)` (see `terrella.actions`). Consumes `state` and returns the next one with its frame.
         Raises `ActionError` when the actions do not fit and `StateError` for another world's state, before anything is
         consumed.
         """
@@ -198,7 +198,7 @@ class Engine:
         if rows.shape != (batch, width(spec)):
             raise ActionError(
                 f"actions have shape {tuple(rows.shape)}; {batch} sessions of {describe(spec)} take rows of shape "
-                f"({batch}, {width(spec)}). Turn native actions into rows with terrella.data.actions.encode."
+                f"({batch}, {width(spec)}). Turn native actions into rows with terrella.actions.encode."
             )
         rows = rows.to(self.device, torch.float32)
         if not bool(rows.isfinite().all()):

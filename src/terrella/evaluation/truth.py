@@ -20,9 +20,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from .. import actions as codec
 from ..arenas import Forkable, forkable, to_streams
 from ..data import Dataset, make_policy
-from ..data import actions as codec
 from ..data.episode import Episode
 from ..errors import SpecError
 from ..spec import WorldSpec

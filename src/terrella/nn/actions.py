@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..data.actions import width
+from ..actions import width
 from ..spec import ActionSpec
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..data.actions import action_space, decode, encode, width
+from ..actions import action_space, decode, encode, width
 from ..errors import ActionError
 from ..spec import ActionSpec
 from .protocol import Action, Limits, Status

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from .. import arenas
-from ..data.actions import action_space, decode, encode, width
+from ..actions import action_space, decode, encode, width
 from ..errors import ArenaError
 from ..spec import WorldSpec
 

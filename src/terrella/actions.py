@@ -21,8 +21,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from ..errors import ActionError
-from ..spec import ActionSpec
+from .errors import ActionError
+from .spec import ActionSpec
 
 
 def action_spec(space: gym.Space) -> ActionSpec:
