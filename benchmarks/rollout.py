@@ -56,20 +56,22 @@ class Stepper:
         self.engine, self.state, self.rng = engine, state, rng
 
     def __call__(self) -> None:
+        """Take a random action."""
         row = self.rng.integers(0, ACTIONS, (self.state.batch, 1))
         self.state, _ = self.engine.step(self.state, row)
 
     def advance(self, frame: int) -> Stepper:
+        """Step until the state is at `frame`."""
         while int(self.state.time[0]) < frame:
             self()
         return self
 
 
 def in_turns(rounds: int, *calls: Callable[[], Any]) -> list[list[float]]:
-    """Time calls one after another, `rounds` times, after three rounds that do not count; milliseconds."""
+    """Time calls in turns, forwards and backwards, `rounds` times, after three that do not count; milliseconds."""
     times: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 3):
-        for call, kept in zip(calls, times):
+        for call, kept in list(zip(calls, times))[:: 1 if number % 2 else -1]:
             start = time.perf_counter()
             call()
             if number >= 3:
@@ -111,7 +113,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="denoising steps a frame (default 2)")
     parser.add_argument("--late", type=int, default=2000, help="the late frame (default 2000)")
     parser.add_argument("--rounds", type=int, default=100, help="timings of each kind (default 100)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     rng = np.random.default_rng(options.seed)
     engine, early_frame = make_engine(options.steps), 200
     early, other, late = (Stepper(engine, begin(engine, 1, rng), rng) for _ in range(3))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageSequence
 
 import terrella
 from terrella.data import Dataset
@@ -95,10 +96,11 @@ def export(name: str, world: World, folder: Path) -> Path:
         shutil.rmtree(folder)
     world.save(folder, half=True)
     world = World.load(folder)
-    report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=512, seed=0)
+    report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=0, seed=0)
     stream = next(iter(report["streams"].values()))
     world.card = {
         "title": recipe.title,
+        "unit": stream["unit"],
         "horizons": list(HORIZONS),
         "mse": stream["mse"]["mean"],
         "mse_copy_last": stream["copy_last"]["mean"],
@@ -109,7 +111,17 @@ def export(name: str, world: World, folder: Path) -> Path:
     world.save(folder, half=True)
     (folder / "card.md").write_text(card(recipe, world, report))
     write_preview(world, folder / "preview.webp")
+    if folder.parent == GALLERY and name == "coinrun":
+        to_gif(folder / "preview.webp", Path(__file__).parent.parent / "docs" / "coinrun.gif")
     return folder
+
+
+def to_gif(source: Path, target: Path) -> None:
+    """Write an animated picture again as a GIF, which every README viewer shows."""
+    with Image.open(source) as film:
+        frames = [frame.convert("RGB").quantize(128) for frame in ImageSequence.Iterator(film)]
+        duration = film.info.get("duration") or 1000 // 15
+    frames[0].save(target, save_all=True, append_images=frames[1:], duration=duration, loop=0)
 
 
 def card(recipe: Recipe, world: World, report: dict[str, Any]) -> str:
@@ -133,7 +145,8 @@ def card(recipe: Recipe, world: World, report: dict[str, Any]) -> str:
         f"- **Recipe**: preset `{made['preset']}`, seed {made['seed']}, {recipe.budget}, "
         f"{made['seconds'] / 60:.0f} minutes on one {made['device']} thread; parameters: {counts}. "
         f"Command: `python benchmarks/train_gallery.py {world.name}`.",
-        f"- **Measured** on {report['episodes']} fresh episodes against the true environment from the "
+        f"- **Measured** on {report['episodes']} fresh episodes, begun within their first {report['lead']} "
+        "steps, against the true environment from the "
         f"same states under the same actions ({stream['unit']}):",
         "",
         "| horizon | error | copy-last | of copy-last | shuffled actions / true |",

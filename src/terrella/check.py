@@ -107,7 +107,7 @@ def _run(laws: Sequence[Callable[..., None]], part: Any, *dtypes: torch.dtype) -
 
 def rollout_equals_parallel(world: World, dtype: torch.dtype = torch.float64) -> None:
     """A rollout gives the frames that the parallel path gives for the same noise, for more than three windows."""
-    story = _Story.of(world, dtype)
+    story = _Story.of(world, dtype, windows=3)
     twin, sampled = story.engine.world, []
     inner = twin.decoder
     twin.decoder = _Recorder(inner, sampled)
@@ -268,10 +268,10 @@ class _Story:
     after: np.ndarray
 
     @classmethod
-    def of(cls, world: World, dtype: torch.dtype, exact: int | None = None) -> _Story:
+    def of(cls, world: World, dtype: torch.dtype, exact: int | None = None, windows: int = 2) -> _Story:
         streams, action, capacity = world.spec.modelled, world.spec.action, world.dynamics.spec.capacity
         seen = {k: random_observations(s, (BATCH, CONTEXT_FRAMES)).numpy() for k, s in streams.items()}
-        rows = random_rows(action, BATCH, CONTEXT_FRAMES - 1 + max(12, 3 * capacity + 2))
+        rows = random_rows(action, BATCH, CONTEXT_FRAMES - 1 + max(12, windows * capacity + 2))
         engine = Engine(shaken(world, dtype), dtype=dtype, exact=exact)
         return cls(engine, seen, rows[:, : CONTEXT_FRAMES - 1], rows[:, CONTEXT_FRAMES - 1 :])
 

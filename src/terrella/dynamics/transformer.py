@@ -234,8 +234,9 @@ class _SlabPast:
             frames, time = segment.frames, slabs.time[:: segment.repeat]
             age = (time[:, None] - frames).clamp(0, window)
             age = torch.where(frames < sinks, window + 1, age)
-            turn = ages[:, age][:, :, None, None]  # (2, rows, 1, 1, cap, d/2)
-            keys = rotate(segment.tensors["keys"][:, layer], turn)
+            keys = segment.tensors["keys"][:, layer]
+            turn = ages.to(keys.dtype)[:, age][:, :, None, None]  # (2, rows, 1, 1, cap, d/2)
+            keys = rotate(keys, turn)
             mask = torch.zeros(visible.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~visible, -torch.inf)
             self.parts.append((segment.repeat, keys, segment.tensors["values"][:, layer], mask))
 

@@ -273,7 +273,7 @@ class _Run:
         groups, about = load_checkpoint(self.checkpoint)
         config = to_json(self.world.config)
         kept, mine = about["record"] | {"config": about.get("config", config)}, self.record | {"config": config}
-        for key in ("preset", "config", "budget", "seed", "training", "dataset"):
+        for key in ("preset", "config", "budget", "seed", "training", "dataset", "device"):
             if kept.get(key) != to_json(mine[key]):
                 raise TrainingError(
                     f"{self.checkpoint} was made with {key} = {kept.get(key)}, not {mine[key]}. "
