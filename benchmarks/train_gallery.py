@@ -47,10 +47,10 @@ RECIPES = {
         "4000steps",
         "",
     ),
-    "caveflyer": Recipe(
-        "procgen/caveflyer",
-        "CaveFlyer (procgen): turn and thrust a ship through a cave",
-        {"steps": 50_000, "max_episode_steps": 500},
+    "ninja": Recipe(
+        "procgen/ninja",
+        "Ninja (procgen): leap from ledge to ledge; plain backgrounds, one theme",
+        {"steps": 50_000, "max_episode_steps": 500, "use_backgrounds": False, "restrict_themes": True},
         "3000steps",
         "",
     ),
@@ -135,12 +135,13 @@ def card(recipe: Recipe, world: World, report: dict[str, Any]) -> str:
     ]
     counts = ", ".join(f"{k} {v:,}" for k, v in world.parameters_by_part().items() if v)
     data = made["dataset"]
+    options = "".join(f", {k} {v}" for k, v in world.spec.env.kwargs.items())
     lines = [
         f"# {recipe.title}",
         "",
         "![truth and dream under the same actions](preview.webp)",
         "",
-        f"- **Data**: `{recipe.env}`, {data['steps']:,} transitions in {data['episodes']} episodes of a "
+        f"- **Data**: `{recipe.env}`{options}, {data['steps']:,} transitions in {data['episodes']} episodes of a "
         "sticky-random policy (each random action repeated a few steps); a tenth of the episodes held out.",
         f"- **Recipe**: preset `{made['preset']}`, seed {made['seed']}, {recipe.budget}, "
         f"{made['seconds'] / 60:.0f} minutes on one {made['device']} thread; parameters: {counts}. "

@@ -19,7 +19,8 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from terrella import arenas
-from terrella.data import Dataset, actions, record
+from terrella import actions
+from terrella.data import Dataset, record
 from terrella.data.episode import Clips
 from terrella.env import WorldEnv, register
 from terrella.errors import ActionError, ConfigError, DatasetError, SpecError, StateError, UnknownName, WorldError
