@@ -18,8 +18,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from terrella import arenas
-from terrella import actions
+from terrella import actions, arenas
 from terrella.data import Dataset, record
 from terrella.data.episode import Clips
 from terrella.env import WorldEnv, register
