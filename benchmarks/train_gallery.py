@@ -45,7 +45,9 @@ RECIPES = {
         "CoinRun (procgen): run and jump through a scrolling level",
         {"steps": 60_000, "max_episode_steps": 500},
         "4000steps",
-        "",
+        "What scrolls into view is invented, and forgotten a dozen frames after it has left: walk away and back, and "
+        "the level is another. Background pictures fade to a smooth sky within tens of frames; crates and saws blur "
+        "where they come in at the edge.",
     ),
     "ninja": Recipe(
         "procgen/ninja",
@@ -59,14 +61,17 @@ RECIPES = {
         "Pong (Atari 2600)",
         {"steps": 50_000, "size": 64},
         "4000steps",
-        "",
+        "The player's paddle can stay away for hundreds of frames after it has left the screen at the top or bottom, "
+        "because nothing visible tells where it is. After about 16 frames the ball follows another path than the true "
+        "one.",
     ),
     "pendulum": Recipe(
         "Pendulum-v1",
         "Pendulum: swing it up with a torque; three numbers, one continuous action",
         {"steps": 30_000},
         "4000steps",
-        "",
+        "Predictions part from the truth after about 20 steps when the pendulum passes its unstable top. The three "
+        "numbers are not forced onto the circle cos^2 + sin^2 = 1.",
     ),
 }
 

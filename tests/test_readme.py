@@ -18,7 +18,8 @@ SHORTER = {"--steps 60000": "--steps 400", "--budget 20m": "--budget 40steps --p
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+    return [text for found, text in fences if found == language]
 
 
 def environment() -> dict[str, str]:
