@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Recipe:
     budget: str
     failures: str
     preset: str = "tiny"
-    options: dict[str, Any] = field(default_factory=dict)
+    reencode: bool = False
 
 
 RECIPES = {
@@ -55,6 +55,7 @@ RECIPES = {
         {"steps": 50_000, "max_episode_steps": 500, "use_backgrounds": False, "restrict_themes": True},
         "3000steps",
         "",
+        reencode=True,
     ),
     "pong": Recipe(
         "ALE/Pong-v5",
@@ -99,6 +100,7 @@ def export(name: str, world: World, folder: Path) -> Path:
     recipe = RECIPES[name]
     if folder.exists():
         shutil.rmtree(folder)
+    world.config = replace(world.config, reencode=recipe.reencode)
     world.save(folder, half=True)
     world = World.load(folder)
     report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=0, seed=0)

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SHORTER = {"--steps 60000": "--steps 400", "--budget 20m": "--budget 40steps --preset debug"}
+SHORTER = {"--steps 60000": "--steps 1500", "--budget 20m": "--budget 40steps --preset debug"}
 
 
 def blocks(language: str) -> list[str]:
@@ -76,7 +76,8 @@ def answers(args: list[str], folder: Path) -> None:
         address = re.search(r"http://\S+", text)
         assert address, text
         page = urllib.request.urlopen(address[0], timeout=10).read().decode()
-        assert "<canvas" in page or "canvas" in page
+        assert "<title>Terrella" in page
+        assert "main.js" in page
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

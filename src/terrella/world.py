@@ -47,13 +47,15 @@ class WorldConfig:
     """Which parts make the world, and at which signal level finished frames enter its memory when stepping.
 
     tokenizers: stream -> part; streams not named take `conv` (images) or `vector`. `context_level` is tau in (0, 1];
-    1 keeps frames clean.
+    1 keeps frames clean. `reencode` passes each dreamed frame through pixels and back before it enters the memory,
+    which keeps long rollouts among frames that a tokenizer can make; it costs one encoding a frame.
     """
 
     dynamics: Part
     decoder: Part
     tokenizers: dict[str, Part] = field(default_factory=dict)
     context_level: float = 1.0
+    reencode: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.context_level <= 1:

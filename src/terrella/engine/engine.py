@@ -165,11 +165,14 @@ class Engine:
             return dynamics.predict(slabs, row, z, level)
 
         z = self.world.decoder.sample(predict, noise, self.steps)
+        shown = self.world.decode(z)
+        if self.world.config.reencode:
+            z = self.world.encode(shown).to(self.dtype)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
         after, outcome = self._commit(slabs, seeds, row, z)
         if pad is not None:
             after = after.select(torch.arange(batch, device=self.device))
-        return State(after, state.seeds, state.world), self._frame(z, outcome, batch)
+        return State(after, state.seeds, state.world), self._frame(shown, outcome, batch)
 
     def _padding(self, batch: int) -> Tensor | None:
         """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
@@ -186,10 +189,10 @@ class Engine:
             z = level * z + (1 - level) * noise
         return self.world.dynamics.commit(slabs, row, z, torch.full(z.shape[:1], level, device=z.device))
 
-    def _frame(self, z: Tensor, outcome: Outcome, batch: int) -> Frame:
+    def _frame(self, decoded: dict[str, Tensor], outcome: Outcome, batch: int) -> Frame:
         reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
         end = outcome.end.sigmoid()
-        shown = {k: v[:batch].cpu().numpy() for k, v in self.world.decode(z).items()}
+        shown = {k: v[:batch].cpu().numpy() for k, v in decoded.items()}
         return Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
 
     def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
