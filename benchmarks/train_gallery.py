@@ -54,9 +54,9 @@ RECIPES = {
         "Ninja (procgen): leap from ledge to ledge; plain backgrounds, one theme",
         {"steps": 50_000, "max_episode_steps": 500, "use_backgrounds": False, "restrict_themes": True},
         "3000steps",
-        "Ledges, walls and the level's shape are invented once they have scrolled out and back; bombs, thrown stars and "
-        "spikes blur and often vanish; new ledges come in grey and sharpen only later. Without re-encoding its frames "
-        "half of the sessions drift to white within 300.",
+        "Ledges, walls and the level's shape are invented once they have scrolled out and back; bombs, thrown stars "
+        "and spikes blur and often vanish; new ledges come in grey and sharpen only later. Without re-encoding "
+        "its frames half of the sessions drift to white within 300.",
         reencode=True,
     ),
     "pong": Recipe(

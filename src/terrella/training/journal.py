@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .budget import Budget
 
+PLAIN_SECONDS = 15.0  # between lines where there is no terminal for a bar
 TICKS = 1000  # of a bar over a budget
 EVERY = 20  # steps between looks at the loss: reading it makes a GPU wait
 
@@ -37,6 +39,7 @@ class Journal:
         )
         self.folder = Path(out) / "logs" if out else None
         self.writer = None
+        self.spoke = time.monotonic()
 
     def __enter__(self) -> Journal:
         if self.folder:
@@ -81,6 +84,11 @@ class Journal:
             shown = {k: float(v) for k, v in values.items()}
             note = f"step {step:,}  {rate:.1f}/s  loss {shown['loss']:.4f}"
             self.bars.update(task, completed=ticks(step, seconds), note=note)
+            share = budget.progress(step, seconds)
+            if not self.console.is_terminal and time.monotonic() - self.spoke > PLAIN_SECONDS:
+                left = (seconds - before) * (1 - share) / max(share, 1e-3)
+                self.say(f"{name} {share:.0%}  {note}  about {left / 60:.1f} min left")
+                self.spoke = time.monotonic()
             if self.writer:
                 for key, value in shown.items():
                     self.writer.add_scalar(f"{name}/{key}", value, step)
