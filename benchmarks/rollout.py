@@ -9,8 +9,9 @@ does falls on both; a figure is the ratio of medians, with the quartiles of the 
 | key | meaning |
 |---|---|
 | `fps_1`, `fps_16` | frames a second of one session; of sixteen in one batch, all together |
-| `recompute_ratio` | a frame by passing the whole window through the network (no memory) / by a step |
-| `recompute_keys_ratio` | a frame by computing the window's keys and values again, once / by a step |
+| `recompute_ratio` | a frame with nothing kept between calls of the network, each passing the window / by a step |
+| `recompute_once_ratio` | a frame with the window's keys computed once, shared by its denoising steps / by a step |
+| `recompute_keys_ratio` | the same, and only the new frame denoised, not the window / by a step |
 | `late_over_early` | a step at frame 2,000 / at frame 200 |
 | `state_bytes_early`, `state_bytes_late` | bytes of the state at these frames |
 | `fork_bytes_ratio`, `fork_time_ratio` | 64 branches / 64 copies of a session; `..._stepped`: after one frame in each |
@@ -85,8 +86,12 @@ def ratio(above: list[float], below: list[float]) -> tuple[float, list[float]]:
     return round(median(above) / median(below), 4), [round(float(q), 4) for q in quartiles]
 
 
-def recomputed(engine: Engine, whole: bool) -> Callable[[], Any]:
-    """The next frame without a memory: the window passes through the network again (`whole`), or its keys alone do."""
+def recomputed(engine: Engine, kept: str) -> Callable[[], Any]:
+    """The next frame without a memory of the past.
+
+    `kept` is what its denoising steps share: "nothing" (each call passes the whole window, as a model without a cache
+    does), "keys" (the window's keys, computed once), or "all" (keys, and the window itself is not denoised).
+    """
     world, dynamics = engine.world, engine.world.dynamics
     tokens, frames = world.tokens, WINDOW + 1
     z = torch.randn(1, frames, tokens.n, tokens.channels, generator=torch.Generator().manual_seed(0))
@@ -95,7 +100,12 @@ def recomputed(engine: Engine, whole: bool) -> Callable[[], Any]:
 
     @torch.inference_mode()
     def run() -> Any:
-        if whole:
+        if kept == "nothing":
+            calls = world.decoder.sample(
+                lambda noisy, n: dynamics.parallel(z, rows, level)[1](noisy, n), z, engine.steps
+            )
+            return world.decode(calls[:, -1])
+        if kept == "keys":
             _, predict = dynamics.parallel(z, rows, level)
             return world.decode(world.decoder.sample(predict, z, engine.steps)[:, -1])
         dynamics.parallel(z[:, :-1], rows[:, :-1], level[:, :-1])
@@ -123,7 +133,8 @@ def main() -> None:
     early.advance(early_frame)
     state_bytes_early = early.state.nbytes
     one, sixteen = in_turns(options.rounds, early, crowd)
-    step, window, keys = in_turns(options.rounds, early, recomputed(engine, True), recomputed(engine, False))
+    others = [recomputed(engine, kept) for kept in ("nothing", "keys", "all")]
+    step, window, once, keys = in_turns(options.rounds, early, *others)
     late.advance(options.late)
     other.advance(early_frame)
     late_times, early_times = in_turns(options.rounds, late, other)
@@ -137,6 +148,7 @@ def main() -> None:
         "step_16": sixteen,
         "step": step,
         "recompute_window": window,
+        "recompute_once": once,
         "recompute_keys": keys,
         "late": late_times,
         "early": early_times,
@@ -160,6 +172,7 @@ def main() -> None:
     }
     for name, above, below in (
         ("recompute_ratio", window, step),
+        ("recompute_once_ratio", once, step),
         ("recompute_keys_ratio", keys, step),
         ("late_over_early", late_times, early_times),
         ("fork_time_ratio", fork_times, copy_times),

@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.attention import attend
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
-from ..nn.layers import LevelEmbedding, RMSNorm, SwiGLU, modulate
+from ..nn.layers import LevelEmbedding, RMSNorm, SwiGLU, modulate, rms
 from ..nn.rotary import rotate, rotation
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
@@ -97,15 +97,17 @@ class Transformer(Dynamics):
         self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """See `Dynamics.predict`."""
-        x, mods = self._enter(z_BNZ, *self._previous(slabs), action_BW, noise, stream=0)
+        previous = slabs.recurrent["previous"]
+        x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, stream=0)
         for i, block in enumerate(self._layers()):
             x = block(x, mods, self.turn, self._past(slabs, i))
-        return self._leave(x, slabs.recurrent["previous"])
+        return self._leave(x, previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
         """See `Dynamics.commit`."""
         noise = Noise(tau_B, torch.zeros_like(tau_B))
-        x, mods = self._enter(z_BNZ, *self._previous(slabs), action_BW, noise, stream=1)
+        condition = self._step_condition(slabs, action_BW)
+        x, mods = self._enter(z_BNZ, slabs.recurrent["previous"], condition, noise, stream=1)
         keys, values = [], []
         for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
@@ -120,9 +122,10 @@ class Transformer(Dynamics):
 
     def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`. The commit stream runs once; its keys serve every call of the returned function."""
-        previous = F.pad(z_BTNZ[:, :-1], (0, 0, 0, 0, 1, 0)), F.pad(tau_BT[:, :-1], (1, 0))
+        previous = F.pad(z_BTNZ[:, :-1], (0, 0, 0, 0, 1, 0))
+        condition = self.act(action_BTW) + self.level(F.pad(tau_BT[:, :-1], (1, 0)))
         noise = Noise(tau_BT, torch.zeros_like(tau_BT))
-        x, mods = self._enter(z_BTNZ, *previous, action_BTW, noise, stream=1)
+        x, mods = self._enter(z_BTNZ, previous, condition, noise, stream=1)
         past: dict[int, _ClipPast] = {}
         for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
@@ -131,10 +134,10 @@ class Transformer(Dynamics):
         outcome = self._outcome(x)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
-            x, mods = self._enter(z, *previous, action_BTW, noise, stream=0)
+            x, mods = self._enter(z, previous, condition, noise, stream=0)
             for i, block in enumerate(self._layers()):
                 x = block(x, mods, self.turn, past.get(i))
-            return self._leave(x, previous[0])
+            return self._leave(x, previous)
 
         return outcome, predict
 
@@ -144,21 +147,24 @@ class Transformer(Dynamics):
         return list(self.blocks)  # pyright: ignore[reportReturnType]
 
     def _enter(
-        self, z: Tensor | None, previous: Tensor, level: Tensor, action: Tensor, noise: Noise | None, stream: int
+        self, z: Tensor | None, previous: Tensor, condition: Tensor, noise: Noise | None, stream: int
     ) -> tuple[Tensor, Tensor]:
         dtype = self.place.dtype
         z = self.blank.expand_as(previous) if z is None else z
         x = self.enter(torch.cat([z.to(dtype), previous.to(dtype)], -1))
         x = x + self.place.to(x.dtype)
-        condition = self.act(action) + self.level(level) + self.stream[stream]
+        condition = condition + self.stream[stream]
         if noise is not None:
             condition = condition + self.tau(noise.tau) + self.d(noise.d)
         mods = self.condition(condition).to(x.dtype).unflatten(-1, (6, -1)).unsqueeze(-3)
         return x, mods  # mods: (..., 1, 6, D)
 
-    @staticmethod
-    def _previous(slabs: Slabs) -> tuple[Tensor, Tensor]:
-        return slabs.recurrent["previous"], slabs.recurrent["level"]
+    def _step_condition(self, slabs: Slabs, action: Tensor) -> Tensor:
+        kept = slabs.scratch.get("condition")  # the same for all passes of a frame
+        if not isinstance(kept, tuple) or kept[0] is not action:
+            kept = action, self.act(action) + self.level(slabs.recurrent["level"])
+            slabs.scratch["condition"] = kept
+        return kept[1]
 
     def _leave(self, x: Tensor, previous: Tensor) -> Tensor:
         # What changes is small: the network starts as "nothing moves" and learns the difference.
@@ -208,13 +214,15 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: _SlabPast | _ClipPast | None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (mods + self.table.to(x.dtype)).unbind(-2)
         h = modulate(self.norm1(x), shift1, scale1)
-        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)  # (..., H, N, d)
-        q, k = rotate(self.qn(q), turn), rotate(self.kn(k), turn)
-        x = x + gate1 * self.out(attend(q, k, v).transpose(-3, -2).flatten(-2))
+        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2)  # (..., H, 3, N, d)
+        # Queries and keys are normalised and turned together: a frame is few tokens, so operations cost, not numbers.
+        scales = torch.stack([self.qn.weight, self.kn.weight])[:, None].to(x.dtype)
+        q, k = rotate(rms(qkv[..., :2, :, :], scales), turn).unbind(-3)
+        x = torch.addcmul(x, gate1, self.out(attend(q, k, qkv[..., 2, :, :]).transpose(-3, -2).flatten(-2)))
         if past is not None:
             q = self.qn_t(self.q_t(self.norm_t(x)).unflatten(-1, (self.heads, -1)))
             x = x + self.out_t(past.read(q, self.null.to(x.dtype)).flatten(-2))
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
     def past_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what this layer remembers of a frame: keys (unrotated) and values, `(..., N, H, d)`."""
