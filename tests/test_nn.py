@@ -46,7 +46,7 @@ def test_swiglu_is_its_formula():
 
 def test_modulation_with_zeros_is_the_identity():
     x = draw(2, 3)
-    assert torch.equal(modulate(x, torch.zeros(3), torch.zeros(3)), x)
+    assert torch.equal(modulate(x, torch.zeros(3), torch.ones(3)), x)
 
 
 def test_levels_are_told_apart_in_every_precision():

@@ -86,6 +86,8 @@ class Transformer(Dynamics):
         self.outcome = nn.Sequential(RMSNorm(c.dim), nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, 2))
         places = torch.tensor(tokens.places, dtype=torch.float32)
         self.register_buffer("turn", rotation(places, head, float(places.max()) + 1.0), persistent=False)
+        ones = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])[:, None]  # scales are relative to 1
+        self.register_buffer("ones", ones, persistent=False)
         self.register_buffer("ages", _age_turns(c, head), persistent=False)
         nn.init.zeros_(self.leave[1].weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.outcome[3].weight)  # pyright: ignore[reportArgumentType]
@@ -157,7 +159,7 @@ class Transformer(Dynamics):
         if noise is not None:
             condition = condition + self.tau(noise.tau) + self.d(noise.d)
         mods = self.condition(condition).to(x.dtype).unflatten(-1, (6, -1)).unsqueeze(-3)
-        return x, mods  # mods: (..., 1, 6, D)
+        return x, mods + self.ones.to(x.dtype)  # (..., 1, 6, D), for `modulate` and the gates
 
     def _step_condition(self, slabs: Slabs, action: Tensor) -> Tensor:
         kept = slabs.scratch.get("condition")  # the same for all passes of a frame

@@ -80,5 +80,8 @@ class LevelEmbedding(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Shift and scale normalised features. Ref: Peebles & Xie, arXiv 2212.09748, section 3.2 (adaLN)."""
-    return torch.addcmul(shift, x, 1 + scale)
+    """Scale normalised features, 1 leaving them as they are, and shift them.
+
+    Ref: Peebles & Xie, arXiv 2212.09748, section 3.2 (adaLN).
+    """
+    return torch.addcmul(shift, x, scale)
