@@ -36,12 +36,30 @@ class StreamSpec:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """How actions move the viewer, so that a memory of the world can move the other way.
+
+    tables: one for each choice an action consists of (one for `discrete`, one a factor for `multi_discrete`); a table
+    holds, for each value of the choice, `(down, right, left)`: steps down and right, in the unit of the environment
+    (pixels or cells), and quarter turns to the left. What several choices say is added up.
+    frame: `world` when the view slides without turning; `body` when steps are relative to where the viewer faces, which
+    is up: a step forward is `(-1, 0, 0)`.
+    extent: height and width after which the world repeats itself, or None where it does not.
+    """
+
+    tables: tuple[tuple[tuple[int, int, int], ...], ...]
+    frame: Literal["world", "body"] = "world"
+    extent: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class ActionSpec:
     """A leaf or a tree of an action space, as JSON.
 
     `discrete`: `n` choices counted from `start`. `box`: `shape`, with `low` and `high` flattened, `dtype` its numpy
     name. `multi_discrete`: `nvec` flattened, with `shape`. `multi_binary`: `shape`. `text`: `n` bytes of UTF-8, at
-    most. `tuple` and `dict`: `children`, with `keys` for a dict.
+    most. `tuple` and `dict`: `children`, with `keys` for a dict. `motion` says how the actions move the viewer, where
+    the environment declares it.
     """
 
     kind: Literal["discrete", "box", "multi_discrete", "multi_binary", "text", "tuple", "dict"]
@@ -55,6 +73,17 @@ class ActionSpec:
     charset: str = ""
     keys: tuple[str, ...] = ()
     children: tuple[ActionSpec, ...] = ()
+    motion: Motion | None = None
+
+    def __post_init__(self) -> None:
+        if self.motion is None:
+            return
+        counts = {"discrete": (self.n,), "multi_discrete": self.nvec}.get(self.kind)
+        given = tuple(len(table) for table in self.motion.tables)
+        if given != counts:
+            raise SpecError(
+                f"motion has tables of {given} values; {self.kind} actions here have {counts or 'no choices'}."
+            )
 
 
 @dataclass(frozen=True)

@@ -47,19 +47,23 @@ class WorldConfig:
     """Which parts make the world, and at which signal level finished frames enter its memory when stepping.
 
     tokenizers: stream -> part; streams not named take `conv` (images) or `vector`. `context_level` is tau in (0, 1];
-    1 keeps frames clean. `reencode` passes each dreamed frame through pixels and back before it enters the memory,
-    which keeps long rollouts among frames that a tokenizer can make; it costs one encoding a frame.
+    1 keeps frames clean. `dream_level` is the same for frames that were dreamed, None meaning alike; 0 lets a recurrent
+    backbone go on from its own prediction. `reencode` passes each dreamed frame through pixels and back before it
+    enters the memory, which keeps long rollouts among frames that a tokenizer can make; it costs one encoding a frame.
     """
 
     dynamics: Part
     decoder: Part
     tokenizers: dict[str, Part] = field(default_factory=dict)
     context_level: float = 1.0
+    dream_level: float | None = None
     reencode: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.context_level <= 1:
             raise ConfigError(f"context_level is {self.context_level}; it must lie in (0, 1].")
+        if self.dream_level is not None and not 0 <= self.dream_level <= 1:
+            raise ConfigError(f"dream_level is {self.dream_level}; it must lie in [0, 1].")
 
 
 def build_part(kind: str, part: Part, *args: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium as gym
 
 from ..actions import action_spec
-from ..spec import WorldSpec
+from ..spec import Motion, WorldSpec
 from .base import comes_from
 from .keys import controls
 from .streams import streams
@@ -24,13 +26,19 @@ def describe(env: gym.Env) -> WorldSpec:
     hands = controls(env)
     return WorldSpec(
         streams=streams(env.observation_space),
-        action=action_spec(env.action_space),
+        action=replace(action_spec(env.action_space), motion=_motion(env) if arena.env_spec.frame_skip == 1 else None),
         env=arena.env_spec,
         action_names=hands.names,
         keys=hands.keys,
         noop=hands.noop,
         fps=_fps(env) / arena.env_spec.frame_skip,
     )
+
+
+def _motion(env: gym.Env) -> Motion | None:
+    """How actions move the viewer, where the environment has an attribute `motion` that says so."""
+    declared = getattr(env.unwrapped, "motion", None)
+    return declared if isinstance(declared, Motion) else None
 
 
 def _fps(env: gym.Env) -> float:

@@ -18,7 +18,9 @@ class Dynamics(nn.Module, ABC):
 
     Frame t is predicted from the committed frames before it and the action `a_{t-1}` that leads to it. An action row of
     NaN stands for "none" and belongs to a session's first frame. Two paths compute the same numbers: `predict` and
-    `commit` one frame at a time, `parallel` for whole clips.
+    `commit` one frame at a time, `parallel` for whole clips. A frame committed at signal level 0 was *not seen*: its
+    `z` holds nothing but noise. A recurrent backbone goes on from its own plain prediction instead; others are told the
+    level and see the noise.
 
     spec: the slabs of one session; `window` and `sinks` say which past frames are visible.
     """
@@ -54,3 +56,8 @@ class Dynamics(nn.Module, ABC):
         Returns the outcome of each, and a function that predicts every frame from the frames before it (it may be
         called many times; `z` is `(B, T, N, Z)`).
         """
+
+    def picture(self, slabs: Slabs) -> Tensor | None:
+        """Draw what is remembered as maps `(B, h, w)` in [0, 1], for people; None where memory has no such form."""
+        del slabs
+        return None

@@ -109,7 +109,7 @@ class Engine:
         latent = self.world.encode(seen).to(self.dtype)
         slabs = self.world.dynamics.init(len(seed), self.device, self.dtype)
         for t in range(frames):
-            slabs, _ = self._commit(slabs, seed, given[:, t], latent[:, t])
+            slabs, _ = self._commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
@@ -169,7 +169,9 @@ class Engine:
         if self.world.config.reencode:
             z = self.world.encode(shown).to(self.dtype)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
-        after, outcome = self._commit(slabs, seeds, row, z)
+        config = self.world.config
+        level = config.context_level if config.dream_level is None else config.dream_level
+        after, outcome = self._commit(slabs, seeds, row, z, level)
         if pad is not None:
             after = after.select(torch.arange(batch, device=self.device))
         return State(after, state.seeds, state.world), self._frame(shown, outcome, batch)
@@ -182,8 +184,7 @@ class Engine:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
 
-    def _commit(self, slabs: Slabs, seeds: Tensor, row: Tensor, z: Tensor) -> tuple[Slabs, Any]:
-        level = self.world.config.context_level
+    def _commit(self, slabs: Slabs, seeds: Tensor, row: Tensor, z: Tensor, level: float) -> tuple[Slabs, Outcome]:
         if level < 1:
             noise = keyed_normal(seeds, slabs.time, CONTEXT, z[0].numel()).view(z.shape).to(z.dtype)
             z = level * z + (1 - level) * noise

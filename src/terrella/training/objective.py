@@ -31,15 +31,17 @@ def clip_loss(
 
     Past frames carry noise of a level drawn for each and told to the network (Dreamer 4, arXiv 2509.24527); in a share
     of batches some are replaced by the model's own one-step predictions, made in parallel from the real past (a
-    parallel form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real.
+    parallel form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real. In *blind*
+    batches the frames after `seen` are withheld altogether (signal level 0) and only they are scored.
     """
-    past = z_BTNZ
-    fed = progress >= SELF_FED_FROM and chance(generator) < config.self_fed
+    past, blind = z_BTNZ, chance(generator) < config.blind
+    fed = not blind and progress >= SELF_FED_FROM and chance(generator) < config.self_fed
     if fed:
         past = _self_fed(world, config, z_BTNZ, action_BTW, generator)
-    noisy, tau = _context(past, config.context_noise, generator)
+    first = min(config.seen, z_BTNZ.shape[1] - 1) if blind else 1
+    noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
     outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau)
-    latent = world.decoder.loss(predict, z_BTNZ, progress, generator)[:, 1:].mean()
+    latent = world.decoder.loss(predict, z_BTNZ, progress, generator)[:, first:].mean()
     wanted = (reward_BT - world.reward_shift) / world.reward_scale
     reward = F.mse_loss(outcome.reward[:, 1:].float(), wanted[:, 1:])
     end = F.binary_cross_entropy_with_logits(outcome.end[:, 1:].float(), end_BT[:, 1:])
@@ -47,8 +49,11 @@ def clip_loss(
     return total, {"latent": latent.detach(), "reward": reward.detach(), "end": end.detach()}
 
 
-def _context(z: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _context(z: Tensor, most: float, generator: torch.Generator, seen: int | None = None) -> tuple[Tensor, Tensor]:
+    """Add noise of up to `most` to each frame, and nothing but noise after the first `seen`."""
     tau = 1 - most * torch.rand(z.shape[:2], generator=generator, device=z.device)
+    if seen is not None:
+        tau[:, seen:] = 0
     level = tau[..., None, None].to(z.dtype)
     noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
     return level * z + (1 - level) * noise, tau

@@ -19,7 +19,9 @@ class TrainingConfig:
 
     batch: clips a step. lr: of the backbone (matrices by Muon, the rest by AdamW). tokenizer_share: part of the budget
     for tokenizers, which come first. context_noise: largest noise on past frames. self_fed: share of batches whose
-    past is partly the model's own prediction. reward_weight, end_weight: of the two heads.
+    past is partly the model's own prediction. blind: share of batches in which only the first `seen` frames are
+    shown and the loss is that of going on alone, through all the frames after them. reward_weight, end_weight: of the
+    two heads.
     """
 
     batch: int = 8
@@ -32,6 +34,8 @@ class TrainingConfig:
     clip_norm: float = 1.0
     context_noise: float = 0.3
     self_fed: float = 0.3
+    blind: float = 0.0
+    seen: int = 1
     reward_weight: float = 0.1
     end_weight: float = 0.1
     checkpoint_seconds: float = 60.0
