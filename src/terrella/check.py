@@ -82,14 +82,24 @@ def examples(kind: str, name: str, config: dict[str, Any] | None = None) -> list
         torch.manual_seed(0)
         if kind == "tokenizer":
             return [build_part(kind, part, STREAMS[k]) for k in lookup(kind, name).takes]
-        return [build_part(kind, part, *((TOKENS, ACTION) if kind == "dynamics" else ()))]
+        if kind == "dynamics":
+            return [build_part(kind, part, *(lookup(kind, name).example or (TOKENS, ACTION)))]
+        return [build_part(kind, part)]
 
 
 def example_world(
     dynamics: Part, decoder: Part, tokenizers: dict[str, Part] | None = None, context_level: float = 1.0
 ) -> World:
-    """Build a small world of an image stream, "pixels", and a vector stream, "state"."""
+    """Build a small world of an image stream, "pixels", and a vector stream, "state".
+
+    A backbone that takes only certain tokens gets an image cut into as many patches, and nothing else.
+    """
     spec = WorldSpec({"pixels": STREAMS["image"], "state": STREAMS["vector"]}, ACTION)
+    own = lookup("dynamics", dynamics.name).example
+    if own:
+        height, width = (4 * (int(max(axis)) + 1) for axis in zip(*own[0].places))
+        spec = WorldSpec({"pixels": StreamSpec("image", (height, width, 3))}, own[1])
+        tokenizers = {"pixels": Part("patches", {"size": 4})}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return World(spec, WorldConfig(dynamics, decoder, tokenizers or {}, context_level), "example")

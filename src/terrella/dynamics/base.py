@@ -22,10 +22,12 @@ class Dynamics(nn.Module, ABC):
     `z` holds nothing but noise. A recurrent backbone goes on from its own plain prediction instead; others are told the
     level and see the noise.
 
-    spec: the slabs of one session; `window` and `sinks` say which past frames are visible.
+    spec: the slabs of one session; `window` and `sinks` say which past frames are visible. example: tokens and actions
+    that the laws are tested with, for a backbone that does not take just any.
     """
 
     name: ClassVar[str] = ""
+    example: ClassVar[tuple[TokenSpec, ActionSpec] | None] = None
     spec: StateSpec
 
     def __init__(self, tokens: TokenSpec, action: ActionSpec):
