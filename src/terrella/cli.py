@@ -27,11 +27,11 @@ def record(
     out: Annotated[Path | None, arg(help_behavior_hint="(default: data/NAME)")] = None,
     steps: int = 20_000,
     episodes: int | None = None,
-    policy: Literal["sticky-random", "random"] = "sticky-random",
+    policy: Literal["sticky-random", "random", "cover", "wall-walk"] = "sticky-random",
     seed: int = 0,
     max_episode_steps: int | None = 500,
     pixels: bool = False,
-    size: int = 64,
+    size: Annotated[int | None, arg(help_behavior_hint="(default: 64)")] = None,
     frame_skip: int = 1,
     num_envs: int = 1,
 ) -> None:
@@ -42,11 +42,11 @@ def record(
         out: Folder of the dataset; an existing one is appended to.
         steps: Transitions to record.
         episodes: Episodes to record, if fewer.
-        policy: Who acts: random, or random with each action repeated a few steps.
+        policy: Who acts: random, random with each action repeated a few steps, cover (see all places, then random) or wall-walk (in block worlds).
         seed: Decides everything that is random.
         max_episode_steps: Cut episodes there.
         pixels: Record rendered frames instead of the environment's own observations.
-        size: Resize images to this many pixels square.
+        size: Resize images to this many pixels square; 0 keeps them, the default where an environment asks for it.
         frame_skip: Repeat each action so many times.
         num_envs: Processes, each with an environment.
     """
@@ -76,37 +76,30 @@ def train(
     out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/NAME)")] = None,
     budget: str = "10m",
     preset: Literal["auto", "tiny", "small", "base", "debug"] = "auto",
-    decoder: Literal["shortcut", "regression"] = "shortcut",
+    decoder: Literal["shortcut", "regression", "masked"] = "shortcut",
     seed: int = 0,
     device: str | None = None,
     resume: bool = True,
 ) -> None:
     """Train a world on a dataset. Interrupted, the same command goes on from where it stood.
 
+    A folder that holds a finished world is left alone unless you pass --no-resume.
+
     Args:
         data: Folder of the dataset.
         out: Folder for the world.
         budget: How long: 10m, 90s, 2h or 5000steps.
         preset: Size of the world; auto follows budget and device.
-        decoder: How a frame is drawn: by diffusion in a few steps, or as one expectation.
+        decoder: How a frame is drawn: by diffusion in a few steps, as one expectation, or in discrete tokens (images).
         seed: Decides everything that is random.
         device: cpu or cuda; the best there is by default.
-        resume: Continue from a checkpoint in the folder.
+        resume: Continue from a checkpoint in the folder; without, begin anew and replace what is there.
     """
-    import torch
-
-    from .data import Dataset
-    from .training import Budget, world_config
     from .training import train as train_world
-    from .training.presets import pick
 
     folder = out or Path("runs") / data.name
-    dataset = Dataset(data)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    size = pick(preset, Budget.parse(budget), where)
-    config = world_config(size, dataset.spec, decoder)
     world = train_world(
-        dataset, folder, budget=budget, preset=size, seed=seed, config=config, device=where, resume=resume
+        data, folder, budget=budget, preset=preset, seed=seed, decoder=decoder, device=device, resume=resume
     )
     Say.print(
         f"{world}\nheld-out loss {world.record['dynamics_held_out']:.4f} "

@@ -11,7 +11,7 @@ from ..spec import Motion, WorldSpec
 from .base import comes_from
 from .keys import controls
 from .streams import streams
-from .wrappers import find_arena
+from .wrappers import final_frames, find_arena
 
 DEFAULT_FPS = 15.0
 ALE_FPS = 60.0  # the console's; the metadata of ALE environments says 30 whatever the frame skip is
@@ -36,9 +36,15 @@ def describe(env: gym.Env) -> WorldSpec:
 
 
 def _motion(env: gym.Env) -> Motion | None:
-    """How actions move the viewer, where the environment has an attribute `motion` that says so."""
+    """How actions move the viewer, where the environment has an attribute `motion` that says so.
+
+    None when a view that slides was to keep its size and did not: then a step is no longer a step.
+    """
     declared = getattr(env.unwrapped, "motion", None)
-    return declared if isinstance(declared, Motion) else None
+    if not isinstance(declared, Motion):
+        return None
+    resized = env.observation_space != env.unwrapped.observation_space
+    return None if declared.frame == "world" and final_frames(env) and resized else declared
 
 
 def _fps(env: gym.Env) -> float:

@@ -68,7 +68,7 @@ def controls(env: gym.Env) -> Controls:
     """Find the controls of an environment: its own key map first, then built-in ones, then digits or arrows."""
     space, core = env.action_space, env.unwrapped
     found = _by_space(space) if space != core.action_space else _by_kind(core) or _by_space(space)
-    own = _own_keys(core) if isinstance(space, spaces.Discrete) else {}
+    own = _own_keys(core, space.shape or ()) if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) else {}
     noop = own.pop("", found.noop)
     keys = {held: _as_stored(space, row) for held, row in {**found.keys, **own}.items()}
     return Controls(found.names, keys, None if noop is None else _as_stored(space, noop))
@@ -90,6 +90,8 @@ def _by_kind(core: Any) -> Controls | None:
             return _buttons(names, [_ale_chord(n) for n in names], names.index("NOOP") if "NOOP" in names else None)
         if name == "ProcgenEnv":
             return _buttons(core.action_names, core.action_keys, core.noop)
+        if name == "Blocks" and comes_from(core, "terrella"):
+            return Controls(core.action_names)  # it has a key map
         if name in _BUTTONS and len(_BUTTONS[name][0]) == space.n:
             return _buttons(*_BUTTONS[name])
     elif isinstance(space, spaces.Box):
@@ -161,7 +163,7 @@ def _ale_stick() -> Controls:
     return Controls(keys=keys, noop=(0.0, 0.0, 0.0))
 
 
-def _own_keys(core: Any) -> dict[str, Row]:
+def _own_keys(core: Any, shape: tuple[int, ...]) -> dict[str, Row]:
     """The environment's own key map (as Gymnasium's keyboard player reads it) with DOM codes; "" is no key held."""
     ask = getattr(core, "get_keys_to_action", None)
     if ask is None:
@@ -169,8 +171,8 @@ def _own_keys(core: Any) -> dict[str, Row]:
     keys: dict[str, Row] = {}
     for held, action in ask().items():
         codes = [_dom_code(key) for key in (held if isinstance(held, (tuple, str)) else (held,))]
-        if None not in codes and np.ndim(action) == 0:
-            keys[chord([code for code in codes if code])] = (float(action),)
+        if None not in codes and np.shape(action) == shape:
+            keys[chord([code for code in codes if code])] = tuple(float(x) for x in np.ravel(action))
     return keys
 
 

@@ -17,7 +17,7 @@ from ..config import to_json
 from ..errors import ArenaError, did_you_mean, missing_extra
 from ..spec import EnvSpec
 from . import procgen
-from .wrappers import ArenaEnv, FrameSkip, Pixels, Resize
+from .wrappers import ArenaEnv, FrameSkip, Pixels, Resize, final_frames
 
 log = logging.getLogger("terrella.arenas")
 # Beginning of an id -> the package whose import registers it.
@@ -34,12 +34,13 @@ def make(
 ) -> gym.Env:
     """Make an environment; `describe(make(x)).env`, made again, is the same environment.
 
-    env: a Gymnasium id ("CartPole-v1", "ALE/Pong-v5", "MiniGrid-DoorKey-5x5-v0"), "procgen/<game>", a recorded
-    `EnvSpec`, or a function that returns an environment. pixels: replace the observation by rendered frames. size:
-    resize pictures to `size` x `size` by the area filter (default 64; 0 keeps them; those smaller than 32 pixels are
-    symbolic grids and stay). frame_skip: repeat each action and sum the rewards (default 1); time limits of the
-    environment count its own steps. kwargs: for the environment; sequences become tuples, so that JSON gives them
-    back equal. With an `EnvSpec`, arguments given here replace its own.
+    env: a Gymnasium id ("CartPole-v1", "ALE/Pong-v5", "MiniGrid-DoorKey-5x5-v0", "terrella/Sprites-v0"),
+    "procgen/<game>", a recorded `EnvSpec`, or a function that returns an environment. pixels: replace the observation
+    by rendered frames. size: resize pictures to `size` x `size` by the area filter (0 keeps them; those smaller than 32
+    pixels are symbolic grids and stay; default 64, or 0 where the environment has a true attribute `final_frames`).
+    frame_skip: repeat each action and sum the rewards (default 1); time limits of the environment count its own steps.
+    kwargs: for the environment; sequences become tuples, so that JSON gives them back equal. With an `EnvSpec`,
+    arguments given here replace its own.
 
     The observation keeps its native form; `to_streams` splits it. Frames are rendered with `render_mode="rgb_array"`
     wherever it exists. ALE games are made with `repeat_action_probability=0` unless another value is given: sticky
@@ -62,6 +63,8 @@ def make(
         base = env(**merged)
         if not isinstance(base, gym.Env):
             raise ArenaError(f"the function returned a {type(base).__name__}; expected a gymnasium.Env.")
+    if size is None and not isinstance(env, EnvSpec) and not spec.pixels and final_frames(base):
+        spec = replace(spec, size=0)
     if spec.frame_skip > 1:
         base = FrameSkip(base, spec.frame_skip)
     if spec.pixels:

@@ -45,6 +45,11 @@ def _is_picture(space: gym.Space) -> bool:
     return shape is not None and min(shape[:2]) >= SMALLEST_PICTURE
 
 
+def final_frames(env: gym.Env) -> bool:
+    """Whether the environment says that its frames keep their size, say because its actions are counted in pixels."""
+    return getattr(env.unwrapped, "final_frames", False) is True
+
+
 class FrameSkip(gym.Wrapper):
     """Repeat each action `frame_skip` times, or until the episode ends, and sum the rewards."""
 

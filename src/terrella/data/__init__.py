@@ -4,15 +4,17 @@ from .convert import import_npz, read_npz
 from .dataset import Dataset
 from .draft import Draft
 from .episode import Clips, Episode
-from .policies import Policy, Random, Scripted, StickyRandom, make_policy
+from .policies import Cover, Policy, Random, Scripted, StickyRandom, make_policy
 from .record import record
 from .repair import salvage, verify
 from .sampler import ClipSampler
+from .wall_walk import WallWalk
 from .writer import Writer
 
 __all__ = [
     "ClipSampler",
     "Clips",
+    "Cover",
     "Dataset",
     "Draft",
     "Episode",
@@ -20,6 +22,7 @@ __all__ = [
     "Random",
     "Scripted",
     "StickyRandom",
+    "WallWalk",
     "Writer",
     "import_npz",
     "make_policy",

@@ -1,13 +1,14 @@
 """Who acts while an environment is recorded.
 
-A policy is a name ("random", "sticky-random"), a `Policy`, or any function `f(observation, rng) -> action`: it gets the
-environment's own observation and a `numpy.random.Generator` that is fresh for each episode, and returns an action as
-the environment's action space has it.
+A policy is a name ("random", "sticky-random", "cover", "wall-walk"), a `Policy`, or any function
+`f(observation, rng) -> action`: it gets the environment's own observation and a `numpy.random.Generator` that is fresh
+for each episode, and returns an action as the environment's action space has it.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..errors import ActionError, did_you_mean
+from ..spec import WorldSpec
 
 PolicyFunction = Callable[[Any, np.random.Generator], Any]
 
@@ -26,6 +28,13 @@ class Policy(ABC):
     `begin` is called before each episode; whatever is random must come from its `rng`, so that the episode can be
     recorded again. Each environment has its own copy (`copy.copy`) of the policy.
     """
+
+    def prepare(self, spec: WorldSpec, env: gym.Env | None = None) -> None:
+        """Learn what the environment looks like; called once, before the first episode. Most need not know.
+
+        `env` is the environment itself, None where it is out of reach: in a vector of processes.
+        """
+        del spec, env
 
     @abstractmethod
     def begin(self, space: gym.Space, rng: np.random.Generator) -> None:
@@ -103,7 +112,78 @@ class Scripted(Policy):
         return self.function(observation, self._rng)
 
 
-POLICIES: dict[str, Callable[[], Policy]] = {"random": Random, "sticky-random": StickyRandom}
+class Cover(Policy):
+    """Looks at all of a world that repeats itself, as straight as it can, then wanders at random.
+
+    While any place is unseen, each step brings the middle of the view as near as it can, along the shortest way round,
+    to an unseen place drawn anew; afterwards actions are drawn uniformly. The world must declare how actions move the
+    view (`ActionSpec.motion`), without turns, in pixels, and on a torus, as `terrella/Sprites-v0` does.
+
+    frames: how many, the first one included, may pass until all was seen; up to `DRAWS` walks are drawn to find one
+    that does. None takes the first walk.
+
+    Ref: the observation phase of FloWM's MNIST World, arXiv 2601.01075. Raises `ActionError` for other worlds, and when
+    no walk drawn is short enough.
+    """
+
+    DRAWS = 100
+
+    def __init__(self, frames: int | None = None) -> None:
+        if frames is not None and frames < 1:
+            raise ActionError(f"frames is {frames}; the first one is always seen, so expected at least 1.")
+        self.frames = frames
+        self._random = Random()
+
+    def prepare(self, spec: WorldSpec, env: gym.Env | None = None) -> None:
+        """Read off the world's extent, the view's size and what each action does."""
+        del env
+        motion, images = spec.action.motion, [s for s in spec.modelled.values() if s.kind == "image"]
+        if motion is None or motion.extent is None or motion.frame != "world" or len(images) != 1:
+            raise ActionError(
+                "the policy 'cover' needs one image and actions that declare how they slide it over a torus "
+                "(ActionSpec.motion); this environment does not. Use 'sticky-random'."
+            )
+        self._extent, self._view = np.array(motion.extent), images[0].shape[:2]
+        self._moves = np.array([np.sum(steps, axis=0)[:2] for steps in itertools.product(*motion.tables)])
+        choices = np.array(list(itertools.product(*(range(len(table)) for table in motion.tables))))
+        self._actions = choices.reshape(-1, *spec.action.shape) + spec.action.start
+
+    def begin(self, space: gym.Space, rng: np.random.Generator) -> None:
+        """Plan the walk: where it leads does not depend on what is seen."""
+        self._random = Random()
+        self._random.begin(space, rng)
+        limit = int(np.prod(self._extent)) if self.frames is None else self.frames - 1
+        walks = (self._walk(limit, rng) for _ in range(self.DRAWS))
+        walk = next((w for w in walks if w is not None), None)
+        if walk is None:
+            raise ActionError(
+                f"none of {self.DRAWS} walks saw the whole world within {limit + 1} frames. Give Cover more frames."
+            )
+        self._walk_left = iter(walk)
+
+    def act(self, observation: Any) -> Any:
+        """Return the next action of the walk, or a random one."""
+        planned = next(self._walk_left, None)
+        return self._random.act(observation) if planned is None else self._actions[planned]
+
+    def _walk(self, limit: int, rng: np.random.Generator) -> list[int] | None:
+        """Draw a walk that sees everything, as indices of actions; None when it takes more than `limit`."""
+        seen, place, walk = np.zeros(self._extent, bool), np.zeros(2, np.int64), []
+        while True:
+            rows, columns = (np.arange(n) + p for n, p in zip(self._view, place))
+            seen[np.ix_(rows % len(seen), columns % seen.shape[1])] = True
+            unseen = np.argwhere(~seen)
+            if not len(unseen):
+                return walk
+            if len(walk) == limit:
+                return None
+            goal = rng.choice(unseen) - np.array(self._view) // 2 - place
+            way = (goal + self._extent // 2) % self._extent - self._extent // 2
+            walk.append(int(np.abs(self._moves - way).sum(1).argmin()))
+            place = place + self._moves[walk[-1]]
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {"random": Random, "sticky-random": StickyRandom, "cover": Cover}
 
 
 def make_policy(policy: str | Policy | PolicyFunction) -> Policy:

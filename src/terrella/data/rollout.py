@@ -81,6 +81,7 @@ class EpisodeRecorder:
     def __init__(self, env: gym.Env, spec: WorldSpec, plan: Plan) -> None:
         self.env, self.spec, self.plan = env, spec, plan
         self._policy = make_policy(plan.policy)
+        self._policy.prepare(spec, env)
         self._fork = arenas.forkable(env) if plan.save_states or plan.state_every else None
 
     def record(

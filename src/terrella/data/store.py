@@ -10,7 +10,8 @@ A chunk holds 16 frames of an image stream, or 256 of a vector or text stream, a
 An episode exists once its journal record is whole; the record is written after the chunks. Closing the writer turns
 the journal into Parquet and then names the segment in `dataset.json`, each by writing a temporary file, syncing it
 and renaming it. Killing the writer at any point therefore costs at most the episode in flight. A power cut can also
-cost what was not yet synced (about a second): trailing episodes whose chunks are not intact are not there.
+cost what was not yet synced (about a second): trailing episodes that are cut, or of which a page holds only zeros
+because it never reached the disk, are not there. Whatever else fails its checksum was damaged later, and is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import hashlib
 import io
 import json
 import logging
-import os
 import struct
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ import pyarrow.parquet as pq
 
 from ..config import from_json, to_json
 from ..errors import ConfigError, DamagedData, DatasetError, SpecError
+from ..files import atomic
 from ..spec import WorldSpec
 from .chunks import REMEDY, StreamCodec
 
@@ -42,6 +44,8 @@ ROW_CHUNK = 256
 
 _MAGIC = b"TERRELLA"
 _RECORD = struct.Struct("<8sQ8s")
+_PAGE = 4096  # what a system writes out at a time
+_LEAST_ZEROS = 16  # fewer at a page's edge may be content
 log = logging.getLogger("terrella.data")
 
 SCHEMA = pa.schema(
@@ -126,28 +130,13 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, whole or not at all, also across a power cut."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # the rename itself is only durable once the folder is synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `dataset.json` with a checksum over its content."""
     body = to_json(manifest)
     totals = {key: sum(getattr(s, key) for s in manifest.segments) for key in ("episodes", "steps", "bytes")}
     text = json.dumps({"checksum": _checksum(body), "totals": totals, **body}, indent=1)
-    write_atomically(folder / "dataset.json", text.encode())
+    with atomic(folder / "dataset.json") as partial:
+        partial.write_bytes(text.encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -190,49 +179,99 @@ def record_bytes(row: dict[str, Any]) -> bytes:
     return _RECORD.pack(_MAGIC, len(payload), bytes.fromhex(digest(payload))) + payload
 
 
-def read_journal(folder: Path, name: str) -> pa.Table:
-    """Read the whole episodes of an unfinished segment; a torn end is left out with a logged warning.
+def read_journal(folder: Path, name: str, damage: list[str] | None = None) -> pa.Table:
+    """Read the whole episodes of an unfinished segment; what an interrupted write left is left out with a warning.
 
-    Raises `DamagedData` when a record other than the last fails its checksum.
+    Raises `DamagedData` for a record that was written whole and no longer fits its checksum; with a list `damage`,
+    notes it there instead and leaves its episode out.
     """
     path = folder / f"{name}.journal"
-    data = memoryview(path.read_bytes())
+    data = path.read_bytes()
     batches: list[pa.RecordBatch] = []
-    at, bad = 0, ""
-    while at + _RECORD.size <= len(data):
-        magic, size, check = _RECORD.unpack_from(data, at)
-        payload = data[at + _RECORD.size : at + _RECORD.size + size]
-        if magic != _MAGIC or len(payload) < size or digest(payload) != check.hex():
-            bad = f"record {len(batches)} of {path}, at byte {at}"
-            # The last record may be torn, or not written out before a power cut; nothing may follow it.
-            following = bytes(data[at + len(_MAGIC) :]).find(_MAGIC)
-            if following >= 0:
-                raise DamagedData(f"{bad}, fails its checksum, but others follow it. Restore it from a copy.")
-            break
-        with pa.ipc.open_stream(pa.py_buffer(payload)) as stream:
-            batches.extend(stream)
-        at += _RECORD.size + size
-    if bad or at < len(data):
-        log.warning("%s ends in the middle of an episode (its writer was stopped, or is at it); it is left out.", path)
+    at = number = 0
+    while at < len(data):
+        payload = _payload(data, at)
+        if payload is not None:
+            with pa.ipc.open_stream(pa.py_buffer(payload)) as stream:
+                batches.extend(stream)
+            at += _RECORD.size + len(payload)
+        else:
+            following = _next_record(data, at + 1)
+            if following == len(data) and _interrupted(data, at):
+                log.warning(
+                    "%s ends in the middle of an episode (its writer was stopped, or is at it); it is left out.", path
+                )
+                break
+            message = f"record {number} of {path} (episode {number} of its segment) fails its checksum. {REMEDY}"
+            if damage is None:
+                raise DamagedData(message)
+            damage.append(message)
+            at = following
+        number += 1
     batches = _without_torn_chunks(folder / f"{name}.frames", batches)
     return pa.Table.from_batches(batches, schema=SCHEMA)
 
 
+def _payload(data: bytes, at: int) -> memoryview | None:
+    """Return what the record at byte `at` holds, None where there is no whole one."""
+    if len(data) - at < _RECORD.size:
+        return None
+    magic, size, check = _RECORD.unpack_from(data, at)
+    payload = memoryview(data)[at + _RECORD.size : at + _RECORD.size + size]
+    return payload if magic == _MAGIC and len(payload) == size and digest(payload) == check.hex() else None
+
+
+def _next_record(data: bytes, at: int) -> int:
+    """Return where the first whole record from byte `at` on begins, the end of `data` if there is none."""
+    while (at := data.find(_MAGIC, at)) >= 0:
+        if _payload(data, at) is not None:
+            return at
+        at += 1
+    return len(data)
+
+
+def _interrupted(data: bytes, at: int) -> bool:
+    """Whether the last record, at byte `at` and not whole, can be what a stopped writer or a power cut left."""
+    rest = memoryview(data)[at:]
+    if len(rest) < _RECORD.size:
+        return True
+    magic, size, check = _RECORD.unpack_from(rest)
+    payload = rest[_RECORD.size :]
+    if digest(payload) == check.hex():
+        return False  # all was written: its length or its mark are what is wrong
+    return (magic == _MAGIC and len(payload) < size) or _unwritten(rest, at)
+
+
+def _unwritten(data: bytes | memoryview, at: int) -> bool:
+    """Whether a page of `data`, which lies at byte `at` of its file, never reached the disk, and so reads as zeros."""
+    edges = [at, *range(at - at % _PAGE + _PAGE, at + len(data), _PAGE), at + len(data)]
+    pages = (bytes(data[first - at : last - at]) for first, last in pairwise(edges))
+    return any(len(page) >= _LEAST_ZEROS and not any(page) for page in pages)
+
+
 def _without_torn_chunks(path: Path, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Drop trailing episodes whose chunks did not reach the disk."""
+    """Drop trailing episodes whose chunks did not reach the disk; those damaged later are named when they are read."""
     if not path.exists():
         if batches:
             raise DamagedData(f"{path} is missing. {REMEDY}")
         return []
     with open(path, "rb") as file:
-        while batches:
-            row = batches[-1].select(["start", "sizes", "checks"]).to_pylist()[0]
-            file.seek(row["start"])
-            if all(zlib.crc32(file.read(n)) == check for n, check in zip(row["sizes"], row["checks"])):
-                break
+        while batches and _torn(file, batches[-1].select(["start", "sizes", "checks"]).to_pylist()[0]):
             log.warning("%s: the last episode did not reach the disk whole; it is left out.", path)
             batches = batches[:-1]
     return batches
+
+
+def _torn(file: BinaryIO, row: dict[str, Any]) -> bool:
+    """Whether chunks of an episode are not all there."""
+    at = row["start"]
+    file.seek(at)
+    for size, check in zip(row["sizes"], row["checks"]):
+        chunk = file.read(size)
+        if zlib.crc32(chunk) != check and (len(chunk) < size or _unwritten(chunk, at)):
+            return True
+        at += size
+    return False
 
 
 def finish_segment(folder: Path, name: str, table: pa.Table) -> Segment:
@@ -262,7 +301,8 @@ def _write_parquet(path: Path, table: pa.Table, row_group: int, compression: str
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=row_group, compression=compression)
     data = sink.getvalue()
-    write_atomically(path, data)
+    with atomic(path) as partial:
+        partial.write_bytes(data)
     return digest(data)
 
 
@@ -270,8 +310,8 @@ def load_rows(folder: Path, damage: list[str] | None = None) -> tuple[Layout, li
     """Read the index of a dataset: its layout, its segments, and one row an episode.
 
     The rows are `SCHEMA` (states only where they are still in a journal, else null) and `segment`, `row`: where an
-    episode is. Raises `DamagedData` for a table that fails its hash; with a list `damage`, notes it there instead and
-    leaves the segment out.
+    episode is. Raises `DamagedData` for a table or a record that fails its hash; with a list `damage`, notes it there
+    instead and leaves out the segment of the table, or the episode of the record.
     """
     for _ in range(5):  # a writer may seal the journal between our two looks; then look again
         manifest = read_manifest(folder)
@@ -292,7 +332,7 @@ def _load_segments(folder: Path, manifest: Manifest, damage: list[str] | None) -
                 table = read_segment(folder, segment)
                 table = table.append_column(SCHEMA.field("states"), pa.nulls(len(table), SCHEMA.field("states").type))
             else:
-                table = read_journal(folder, segment.name)
+                table = read_journal(folder, segment.name, damage)
         except DamagedData as error:
             if damage is None:
                 raise

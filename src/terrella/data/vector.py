@@ -83,6 +83,9 @@ class VectorRecorder:
             )
         self._envs, self._spec, self._plan, self._writer = envs, spec, plan, writer
         self._policies = [make_policy(plan.policy) for _ in range(envs.num_envs)]
+        within = core.envs if isinstance(core, SyncVectorEnv) else [None] * envs.num_envs
+        for policy, env in zip(self._policies, within):
+            policy.prepare(spec, env)
         self._next = writer.episodes
         self._drafts: list[Draft] = []
 
