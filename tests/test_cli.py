@@ -1,6 +1,7 @@
 """The command line: what it offers, and how it speaks of mistakes."""
 
 import inspect
+import json
 
 import pytest
 
@@ -63,6 +64,34 @@ def test_info_of_a_dataset(capsys, tmp_path, monkeypatch):
     said = capsys.readouterr().out
     assert "60 transitions" in said
     assert "Discrete(2)" in said
+
+
+def test_training_leaves_a_finished_world_alone(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["record", "CartPole-v1", "--steps", "400", "--out", "d"])
+    command = ["train", "d", "--out", "w", "--budget", "4steps", "--preset", "debug", "--decoder", "regression"]
+    assert cli.main(command) == 0
+    world = json.loads((tmp_path / "w" / "world.json").read_text())
+    assert (world["record"]["preset"], world["config"]["decoder"]["name"]) == ("debug", "regression")
+    capsys.readouterr()
+    assert cli.main([*command, "--seed", "1"]) == 1
+    assert "--no-resume" in capsys.readouterr().err
+    assert cli.main([*command, "--seed", "1", "--no-resume"]) == 0
+    assert json.loads((tmp_path / "w" / "world.json").read_text())["record"]["seed"] == 1
+
+
+def test_the_demo_runs_twice(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEMO_SERVE", "0")
+    measured = []  # measuring takes a minute and is not what differs
+    monkeypatch.setattr(cli, "evaluate", lambda world, **options: measured.append(world))
+    monkeypatch.setattr("terrella.evaluation.write_preview", lambda world, out: measured.append(world.name))
+    cli.main(["record", "CartPole-v1", "--steps", "400", "--out", "demo/data"])  # the demo itself records more
+    command = ["demo", "--env", "CartPole-v1", "--budget", "4steps", "--out", "demo"]
+    for said in ("using the recording", "using the world"):
+        assert cli.main(command) == 0
+        assert said in capsys.readouterr().err
+    assert measured == ["demo/world", "world"] * 2
 
 
 def test_info_without_a_name_lists_parts(capsys):

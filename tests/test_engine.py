@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from terrella import Engine
+from terrella.errors import StateSpent, WorldError
 from terrella.laws import shaken
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
 from terrella.world import World
 
+VECTOR = WorldSpec({"vector": StreamSpec("vector", (2,))}, ActionSpec("discrete", n=3))
 SPEC = WorldSpec({"pixels": StreamSpec("image", (32, 32, 3))}, ActionSpec("discrete", n=3))
 
 
@@ -41,3 +43,54 @@ def test_reencoding_changes_the_next_frame_only_through_the_memory():
         films.append(made.rollout(state, np.ones((1, 4, 1)))[1].observation["pixels"])
     assert np.array_equal(films[0][:, 0], films[1][:, 0])
     assert not np.array_equal(films[0], films[1])
+
+
+def poison(world: World, part: str) -> None:
+    """Make a world predict what is not finite, in one of the places where it can begin."""
+    with torch.no_grad():
+        if part == "latents":
+            weights = [p for n, p in world.dynamics.named_parameters() if not n.startswith("outcome")]
+            assert len(weights) < len(list(world.dynamics.parameters()))
+        elif part == "outcome":
+            weights = list(world.dynamics.outcome.parameters())  # pyright: ignore
+        else:
+            weights = [world.reward_scale]
+        for weight in weights:
+            weight.fill_(torch.inf if part == "scale" else torch.nan)
+
+
+@pytest.mark.parametrize("spec", [SPEC, VECTOR], ids=["pixels", "vector"])
+@pytest.mark.parametrize("part", ["latents", "outcome", "scale"])
+@pytest.mark.parametrize("reencode", [False, True])
+def test_numbers_that_are_not_finite_are_refused(spec, part, reencode):
+    torch.manual_seed(0)
+    world = shaken(World(spec, replace(world_config("debug", spec), reencode=reencode), "ill"))
+    poison(world, part)
+    made = Engine(world)
+    name, stream = next(iter(spec.streams.items()))
+    state = made.start({name: np.zeros((2, 1, *stream.shape), np.uint8)}, seeds=3)
+    kept = state.fork(1)
+    with pytest.raises(WorldError, match=r"'ill' predicted .* not finite in sessions \[0, 1\] of 2\. Go on"):
+        made.step(state, np.ones((2, 1)))
+    with pytest.raises(StateSpent):
+        made.step(state, np.ones((2, 1)))
+    with pytest.raises(WorldError, match="not finite"):
+        made.rollout(kept, np.ones((2, 3, 1)))
+
+
+def test_only_the_session_that_is_ill_is_named():
+    torch.manual_seed(0)
+    made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR), "ill")))
+    seen = np.zeros((3, 1, 2), np.float32)
+    seen[1] = np.nan
+    state = made.start({"vector": seen})
+    with pytest.raises(WorldError, match=r"sessions \[1\] of 3"):
+        made.step(state, np.ones((3, 1)))
+
+
+def test_tokenizers_that_are_not_finite_are_refused():
+    world = World(SPEC, world_config("debug", SPEC), "ill")
+    with torch.no_grad():
+        next(iter(world.tokenizer("pixels").decoder.parameters())).fill_(torch.nan)  # pyright: ignore
+    with pytest.raises(WorldError, match=r"'ill' has weights that are not finite \(tokenizers\.pixels\.decoder"):
+        Engine(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import pickle
 import shutil
 import threading
@@ -178,9 +179,8 @@ def test_a_flipped_bit_is_never_silently_decoded(tmp_path_factory, whole, unfini
     except DatasetError as error:
         refusal = error
     if refusal is None:
-        # What is wrong must not matter (such as the totals, shown for people), or be in the last unfinished episode.
-        assert len(found) >= len(episodes) - (kind == "unfinished")
-        for stored, given_ in zip(found, episodes):
+        # What is wrong must not matter (such as the totals, shown for people).
+        for stored, given_ in zip(found, episodes, strict=True):
             assert_equal(stored, given_)
     elif isinstance(refusal, DamagedData):
         assert name in str(refusal)
@@ -265,26 +265,69 @@ def test_torn_journals_lose_only_the_last_episode(tmp_path, unfinished, caplog):
         assert verify(path) == []
 
 
-def test_a_damaged_record_with_others_after_it_is_damage(tmp_path, unfinished):
+@pytest.mark.parametrize("record", [0, 1])
+@pytest.mark.parametrize("at", [0, 8, 9, 20, 24, 100, -1])  # in the mark, the length, the hash, the payload
+def test_a_damaged_record_is_named_wherever_it_stands(tmp_path, unfinished, record, at):
+    source, episodes = unfinished
+    path = tmp_path / "d"
+    shutil.copytree(source, path)
+    content = bytearray((path / "00001.journal").read_bytes())
+    second = content.index(b"TERRELLA", 1)
+    start, stop = ((0, second), (second, len(content)))[record]
+    content[stop - 1 if at < 0 else start + at] ^= 1
+    (path / "00001.journal").write_bytes(content)
+    expected = rf"record {record} of .*00001\.journal \(episode {record} of"
+    for use in (Dataset, lambda p: Dataset.create(p, SPEC)):
+        with pytest.raises(DamagedData, match=expected):
+            use(path)
+    assert len(verify(path)) == 1
+    kept = salvage(path, tmp_path / "kept")
+    for stored, given_ in zip(kept, [*episodes[:2], episodes[3 - record]], strict=True):
+        assert_equal(stored, given_)
+
+
+@pytest.mark.parametrize("end", [".journal", ".frames"])
+@pytest.mark.parametrize("lost", [40, 400])
+def test_what_a_power_cut_left_unwritten_takes_its_episode_along(tmp_path, unfinished, caplog, end, lost):
+    """The file has its length, but its end was never written and reads as zeros."""
     path = tmp_path / "d"
     shutil.copytree(unfinished[0], path)
-    content = bytearray((path / "00001.journal").read_bytes())
-    content[100] ^= 1
-    (path / "00001.journal").write_bytes(content)
-    with pytest.raises(DamagedData, match=r"record 0 of .*00001\.journal"):
-        Dataset(path)
-    assert len(verify(path)) == 1
-    assert len(salvage(path, tmp_path / "kept")) == 2
+    file = path / f"00001{end}"
+    content = file.read_bytes()
+    # Episodes this small fill no page: one is made to begin where the writing is to have stopped.
+    edge = len(content) - lost
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_PAGE", edge)
+        file.write_bytes(content[:edge] + bytes(lost))
+        with caplog.at_level(logging.WARNING):
+            assert len(Dataset(path)) == 3
+        assert "left out" in caplog.text
+        assert len(write(path, [])) == 3
+    assert verify(path) == []
 
 
-def test_frames_that_did_not_reach_the_disk_take_their_episode_along(tmp_path, unfinished):
+def test_cut_frames_take_their_episode_along(tmp_path, unfinished):
+    path = tmp_path / "d"
+    shutil.copytree(unfinished[0], path)
+    content = (path / "00001.frames").read_bytes()
+    (path / "00001.frames").write_bytes(content[:-1])
+    assert len(Dataset(path)) == 3
+    assert len(write(path, [])) == 3
+    assert verify(path) == []
+
+
+def test_damaged_frames_of_the_last_episode_are_named(tmp_path, unfinished):
     path = tmp_path / "d"
     shutil.copytree(unfinished[0], path)
     content = (path / "00001.frames").read_bytes()
     (path / "00001.frames").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert len(Dataset(path)) == 3
-    assert len(write(path, [])) == 3
-    assert verify(path) == []
+    expected = r"00001\.frames, chunk \d+ \(episode 3, "
+    for dataset in (Dataset(path), write(path, [])):  # unfinished, and finished by the next writer
+        assert len(dataset) == 4
+        with pytest.raises(DamagedData, match=expected):
+            dataset.episode(3)
+    assert len(verify(path)) == 1
+    assert len(salvage(path, tmp_path / "kept")) == 3
 
 
 def test_half_written_temporary_files_are_cleaned(tmp_path, whole):
@@ -321,7 +364,7 @@ def test_a_writer_stopped_anywhere_loses_nothing_whole(tmp_path, monkeypatch, fa
     with monkeypatch.context() as patch:
         patch.setattr(writer, "SYNC_SECONDS", 0.0)
         for name in ("fsync", "replace", "unlink"):
-            patch.setattr("os." + name, failing(getattr(store.os, name)))
+            patch.setattr("os." + name, failing(getattr(os, name)))
         added = 0
         try:
             for e in episodes:

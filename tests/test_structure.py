@@ -12,7 +12,7 @@ import terrella
 SOURCE = Path(terrella.__file__).parent
 # Left to right, never back; what stands in one group does not import its neighbours there.
 LAYERS = [
-    {"errors"},
+    {"errors", "files"},
     {"config", "registry", "spec"},
     {"actions"},
     {"arenas"},
@@ -21,8 +21,8 @@ LAYERS = [
     {"tokenizers", "dynamics", "decoders"},
     {"world", "laws"},
     {"citation", "training", "engine"},
-    {"check", "env"},
-    {"vector_env"},
+    {"check", "entry"},
+    {"env", "vector_env"},
     {"planning", "evaluation", "diagnostics", "serving"},
     {"__init__"},
     {"cluster"},

@@ -14,7 +14,7 @@ from torch import nn
 
 from terrella.data import Dataset, Episode
 from terrella.engine import Engine
-from terrella.errors import DatasetError, TrainingError, UnknownName
+from terrella.errors import ConfigError, DatasetError, TrainingError, UnknownName
 from terrella.nn.latents import Outcome
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import SIZES, Budget, TrainingConfig, train, world_config
@@ -221,9 +221,7 @@ def stepping(self, loss, number, progress):
         die()  # weights have changed, nothing is saved
 def saving(path, groups, about):
     if where == "save" and (about["phase"], about["step"]) == (phase, step):
-        loop.save_checkpoint.__globals__["os"].fsync = die  # the new file is written, the old one still in place
-        import terrella.training.checkpoint as c
-        c.os.fsync = die
+        os.fsync = die  # the new file is written, the old one still in place
     save(path, groups, about)
 def starting(self, *args, init=loop._Run.__init__):
     run.append(self)
@@ -329,6 +327,38 @@ def test_a_checkpoint_of_another_config_or_dataset_is_refused(places, half_way, 
             run()
     with pytest.raises(TrainingError, match="config"):
         run(config=WorldConfig(Part("transformer", {"dim": 16, "heads": 1, "sinks": 0}), Part("shortcut")))
+
+
+def test_a_finished_world_is_not_lost(places, tmp_path):
+    first = quick(places, tmp_path / "w")
+    with pytest.raises(TrainingError, match=r"w holds a finished world.*another folder.*resume=False"):
+        quick(places, tmp_path / "w", seed=4)
+    assert same_weights(World.load(tmp_path / "w"), first)
+    again = quick(places, tmp_path / "w", seed=4, resume=False)
+    assert not same_weights(again, first)
+    assert same_weights(World.load(tmp_path / "w"), again)
+
+
+def test_replacing_a_finished_world_can_be_interrupted(places, half_way, monkeypatch):
+    world = quick(places, half_way)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "train_backbone", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            quick(places, half_way, seed=4, resume=False)
+    assert same_weights(World.load(half_way), world)
+    assert quick(places, half_way, seed=4).record["seed"] == 4
+
+
+def test_the_decoder_can_be_chosen_by_name(places):
+    world = quick(places, decoder="regression")
+    assert world.config == world_config("debug", PLACE, "regression")
+    assert world.config.decoder == Part("regression")
+    assert world.record["preset"] == "debug"
+    assert world_config("debug", PLACE).decoder == Part("shortcut")
+    with pytest.raises(UnknownName, match="regression"):
+        quick(places, decoder="regresion")
+    with pytest.raises(ConfigError, match="config alone"):
+        quick(places, decoder="regression", config=world.config)
 
 
 def test_training_anew_and_damaged_checkpoints(places, half_way):

@@ -39,7 +39,7 @@ class DamagedData(DatasetError):
 
 
 class WorldError(TerrellaError):
-    """A saved world is absent, incomplete or of another format version."""
+    """A saved world is absent, incomplete or of another format version, or a world predicts what is not finite."""
 
 
 class StateError(TerrellaError):

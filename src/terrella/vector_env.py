@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from .data import Dataset
 from .data.episode import Clips
 from .engine import Engine, State
-from .env import Beginning, Stage, WorldEnv, check_options, picture, start_option
+from .entry import Beginning, Stage, check_options, picture, start_option
 from .errors import ActionError, ConfigError, StateError
 from .world import World
 
@@ -64,7 +64,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {
-            **WorldEnv.metadata,
+            "render_modes": ["rgb_array"],
             "render_fps": self.stage.fps,
             "autoreset_mode": self.autoreset_mode,
         }
@@ -106,7 +106,6 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if not waiting.all():  # the few that wait are stepped along, which is cheaper than taking them out
             self._state, frame = self.engine.step(state, rows)
-            self.stage.check(frame)
             self._seen = frame.observation
             reward[~waiting], terminated[~waiting] = frame.reward[~waiting], frame.ended[~waiting]
             infos = [{"end_probability": float(p)} for p in frame.terminated]

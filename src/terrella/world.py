@@ -26,6 +26,7 @@ from . import decoders, dynamics, tokenizers  # noqa: F401  (registers the parts
 from .config import from_json, to_json
 from .data.episode import Clips
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
+from .files import atomic
 from .nn.latents import TokenSpec
 from .registry import lookup
 from .spec import WorldSpec
@@ -156,7 +157,8 @@ class World(nn.Module):
         weights = {
             k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()
         }
-        _atomic(path / "weights.safetensors", lambda p: save_file(weights, p))
+        with atomic(path / "weights.safetensors") as partial:
+            save_file(weights, partial)
         if self.starts is not None:
             starts = {
                 f"observations/{k}": torch.from_numpy(np.ascontiguousarray(v))
@@ -164,7 +166,10 @@ class World(nn.Module):
                 if k in self.spec.modelled
             }
             starts["actions"] = torch.from_numpy(np.ascontiguousarray(self.starts.actions))
-            _atomic(path / "starts.safetensors", lambda p: save_file(starts, p))
+            with atomic(path / "starts.safetensors") as partial:
+                save_file(starts, partial)
+        else:
+            (path / "starts.safetensors").unlink(missing_ok=True)  # of a world that was here before
         tree = {
             "format": FORMAT,
             "name": self.name,
@@ -173,7 +178,8 @@ class World(nn.Module):
             "record": self.record,
             "card": self.card,
         }
-        _atomic(path / "world.json", lambda p: Path(p).write_text(json.dumps(tree, indent=1) + "\n"))
+        with atomic(path / "world.json") as partial:
+            partial.write_text(json.dumps(tree, indent=1) + "\n")
         return path
 
     @classmethod
@@ -236,9 +242,3 @@ def _join(specs: list[TokenSpec], streams: list[str]) -> TokenSpec:
 def _key(stream: str) -> str:
     key = stream.replace(".", "/")  # module names may hold no dot, nor be those of methods, such as `values`
     return f"{key}/" if hasattr(nn.ModuleDict, key) or key == "training" else key
-
-
-def _atomic(path: Path, write: Any) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    write(str(partial))
-    partial.replace(path)

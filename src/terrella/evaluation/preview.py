@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from ..data import Dataset
 from ..engine import Engine
 from ..errors import SpecError
+from ..files import atomic
 from ..spec import StreamSpec
 from ..world import World
 from . import film
@@ -47,9 +47,8 @@ def write_preview(
     data = render_preview(
         Engine(world, steps=steps), world, env, dataset=dataset, frames=frames, seed=seed, height=height
     )
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    with atomic(path) as partial:
+        partial.write_bytes(data)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import atomic
 from ..spec import StreamSpec
 from . import figures, film
 
@@ -55,9 +55,8 @@ def write(report: dict[str, Any], show: Show | None, out: Path) -> None:
     """Write `report.json` and `report.html` into the folder `out`, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.html", render(report, show))):
-        part = out / (name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out / name)
+        with atomic(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def render(report: dict[str, Any], show: Show | None = None) -> str:

@@ -82,6 +82,7 @@ class Conv(Tokenizer):
                 up += [nn.Conv2d(widths[i], 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
         up += [nn.Conv2d(widths[0], folded, 3, padding=1), nn.PixelShuffle(config.fold)]
         self.decoder = nn.Sequential(*up)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def prepare(self, obs: Tensor) -> None:
         """Measure the mean frame and the spread about it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,16 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..files import atomic
 
 
 def save_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
     """Write tensors by group and JSON values into one file, replaced in one move."""
     tensors = {f"{g}|{k}": v.detach().cpu().contiguous() for g, group in groups.items() for k, v in group.items()}
-    partial = path.with_name(path.name + ".tmp")
-    save_file(tensors, str(partial), {"terrella": json.dumps(about)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with atomic(path) as partial:
+        save_file(tensors, partial, {"terrella": json.dumps(about)})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..config import to_json
 from ..data import Dataset
 from ..data.episode import Clips
-from ..errors import DatasetError, TrainingError
+from ..errors import ConfigError, DatasetError, TrainingError
 from ..tokenizers import Tokenizer
 from ..world import World, WorldConfig
 from .budget import Budget
@@ -41,6 +41,7 @@ def train(
     budget: str | Budget = "10m",
     preset: str = "auto",
     seed: int = 0,
+    decoder: str | None = None,
     config: WorldConfig | None = None,
     training: TrainingConfig | None = None,
     device: str | torch.device | None = None,
@@ -51,20 +52,26 @@ def train(
     """Train a world on a dataset.
 
     out: folder for the world, its checkpoint and logs (None keeps everything in memory). budget: `10m`, `90s`, `2h` or
-    `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. config, training:
-    replace the preset's parts or recipe. resume: continue from `out`'s checkpoint; with a budget in steps the
-    weights come out as if training had never stopped.
+    `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. decoder: in place of the
+    preset's. config, training: replace the preset's parts or recipe. resume: continue from `out`'s checkpoint; with a
+    budget in steps the weights come out as if training had never stopped. Without `resume`, training begins anew and
+    replaces what is in `out`.
 
-    Raises `DatasetError`, `ConfigError`, `TrainingError`.
+    Raises `DatasetError`, `ConfigError`, `UnknownName`, and `TrainingError`, also when `out` holds a finished world.
     """
+    if out and resume:
+        _require_unfinished(Path(out))
+    if config is not None and decoder is not None:
+        raise ConfigError(f"both config and decoder={decoder!r} are given; name the decoder in the config alone.")
     data = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     whole = Budget.parse(budget)
     size = pick(preset, whole, where)
     recipe = training or SIZES[size].training
+    parts = config or world_config(size, data.spec, decoder)
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
-        world = World(data.spec, config or world_config(size, data.spec), name or Path(out or "world").name).to(where)
+        world = World(data.spec, parts, name or Path(out or "world").name).to(where)
     run = _Run(world, recipe, whole, seed, where, Path(out) if out else None, Journal(out, progress))
     run.record = {
         "preset": size if config is None else "custom",
@@ -93,6 +100,15 @@ def train(
         world.save(out)
         (Path(out) / "checkpoint.safetensors").unlink(missing_ok=True)
     return world
+
+
+def _require_unfinished(out: Path) -> None:
+    """Raise `TrainingError` when training ended here: there is nothing to resume, and the world shall not be lost."""
+    if (out / "world.json").exists() and not (out / "checkpoint.safetensors").exists():
+        raise TrainingError(
+            f"{out} holds a finished world. Train into another folder, or replace this one with resume=False "
+            "(--no-resume on the command line)."
+        )
 
 
 def _starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
@@ -277,7 +293,7 @@ class _Run:
             if kept.get(key) != to_json(mine[key]):
                 raise TrainingError(
                     f"{self.checkpoint} was made with {key} = {kept.get(key)}, not {mine[key]}. "
-                    "Train into another folder, or pass resume=False to begin anew."
+                    "Train into another folder, or pass resume=False (--no-resume on the command line) to begin anew."
                 )
         self.world.load_state_dict(groups["world"])
         self.phase, self.step, self.seconds = about["phase"], about["step"], about["seconds"]

@@ -46,7 +46,11 @@ def clip_loss(
     reward = F.mse_loss(outcome.reward[:, 1:].float(), wanted[:, 1:])
     end = F.binary_cross_entropy_with_logits(outcome.end[:, 1:].float(), end_BT[:, 1:])
     total = latent + config.reward_weight * reward + config.end_weight * end
-    return total, {"latent": latent.detach(), "reward": reward.detach(), "end": end.detach()}
+    parts = {"latent": latent.detach(), "reward": reward.detach(), "end": end.detach()}
+    if outcome.extra is not None:
+        extra = outcome.extra.float().mean()
+        total, parts["extra"] = total + extra, extra.detach()
+    return total, parts
 
 
 def _context(z: Tensor, most: float, generator: torch.Generator, seen: int | None = None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import did_you_mean
+from ..errors import ConfigError, did_you_mean
 from ..spec import WorldSpec
 from ..world import Part, WorldConfig
 from .budget import Budget
@@ -61,6 +61,8 @@ SIZES = {
     "base": Size(640, 12, 32, 128, 32, 8, TrainingConfig(batch=32, length=32, lr=1e-3)),
 }
 
+LEVELS = 8  # values of a digit, where tokens are discrete
+
 
 def pick(preset: str, budget: Budget, device: torch.device) -> str:
     """Resolve `auto`: the largest size that the budget can fill on the device; raises `UnknownName`."""
@@ -74,21 +76,33 @@ def pick(preset: str, budget: Budget, device: torch.device) -> str:
     return "tiny" if minutes < 3 else "small" if minutes < 60 else "base"
 
 
-def world_config(preset: str, spec: WorldSpec, decoder: str = "shortcut") -> WorldConfig:
-    """Choose the parts of a world of one size for a dataset's observations."""
-    size = SIZES[preset]
+def world_config(preset: str, spec: WorldSpec, decoder: str | None = None) -> WorldConfig:
+    """Choose the parts of a world of one size for a dataset's observations; `decoder` None is `shortcut`.
+
+    A `masked` decoder brings discrete tokens, which only images have: raises `ConfigError` for vectors.
+    """
+    size, discrete = SIZES[preset], decoder == "masked"
     images = any(s.kind == "image" for s in spec.modelled.values())
     channels = size.channels if images else 16
     tokenizers: dict[str, Part] = {}
     for name, stream in spec.modelled.items():
+        if discrete and stream.kind != "image":
+            raise ConfigError(
+                f"a masked decoder needs discrete tokens, and stream {name!r} is a {stream.kind}; "
+                "take the shortcut or the regression decoder, or record images with --pixels."
+            )
         if stream.kind == "vector":
             tokenizers[name] = Part("vector", {"channels": channels})
+        elif discrete:
+            settings = {"digits": size.channels // 4, "levels": LEVELS, "width": size.width}
+            tokenizers[name] = Part("fsq", settings | _stride(stream.shape, size.pixels))
         else:
             settings = {"channels": channels, "width": size.width}
             tokenizers[name] = Part("conv", settings | _stride(stream.shape, size.pixels))
     heads = max(1, size.dim // 64)
     dynamics: dict[str, Any] = {"dim": size.dim, "layers": size.layers, "heads": heads, "window": size.window}
-    return WorldConfig(Part("transformer", dynamics), Part(decoder), tokenizers)
+    drawn = Part(decoder or "shortcut", {"levels": LEVELS} if discrete else {})
+    return WorldConfig(Part("transformer", dynamics), drawn, tokenizers)
 
 
 def _stride(shape: tuple[int, ...], pixels: int) -> dict[str, int]:
