@@ -35,6 +35,26 @@ _PAPERS = {
   author = {Xiao, Guangxuan and Tian, Yuandong and Chen, Beidi and Han, Song and Lewis, Mike},
   journal = {arXiv:2309.17453}, year = {2023}
 }""",
+    "mamba": """@article{gu2023mamba,
+  title = {Mamba: Linear-Time Sequence Modeling with Selective State Spaces},
+  author = {Gu, Albert and Dao, Tri},
+  journal = {arXiv:2312.00752}, year = {2023}
+}""",
+    "ssd": """@article{dao2024ssd,
+  title = {Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality},
+  author = {Dao, Tri and Gu, Albert},
+  journal = {arXiv:2405.21060}, year = {2024}
+}""",
+    "ssmvideo": """@article{po2025ssmvideo,
+  title = {Long-Context State-Space Video World Models},
+  author = {Po, Ryan and Nitzan, Yotam and Zhang, Richard and Chen, Berlin and Dao, Tri and Shechtman, Eli and
+  Wetzstein, Gordon and Huang, Xun}, journal = {arXiv:2505.20171}, year = {2025}
+}""",
+    "edeline": """@article{lee2025edeline,
+  title = {EDELINE: Enhancing Memory in Diffusion-based World Models via Linear-Time Sequence Modeling},
+  author = {Lee, Jia-Hua and Lin, Bor-Jiun and Sun, Wei-Fang and Lee, Chun-Yi},
+  journal = {arXiv:2502.00466}, year = {2025}
+}""",
     "patches": """@article{li2025jit,
   title = {Back to Basics: Let Denoising Generative Models Denoise},
   author = {Li, Tianhong and He, Kaiming},
@@ -44,6 +64,8 @@ _PAPERS = {
 
 _USED = {
     ("dynamics", "transformer"): ("dreamer4", "rotary", "dit", "sinks"),
+    ("dynamics", "ssm"): ("mamba", "ssd", "ssmvideo", "rotary", "dit"),
+    ("dynamics", "hybrid"): ("edeline", "mamba", "ssd", "dreamer4", "rotary", "dit", "sinks"),
     ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
     ("tokenizer", "patches"): ("patches",),
 }

@@ -107,7 +107,7 @@ class Flow(Dynamics):
         """See `Dynamics.commit`."""
         at = self._move(slabs.recurrent["place"].long(), action_BW)
         maps = self.cell(self.map, slabs.recurrent["map"], at, self._fold(z_BNZ), tau_B)
-        outcome = self._outcome(self._expect(maps, at))
+        outcome = self._outcome(self._expect(maps, at, 0))
         place = at.to(slabs.recurrent["place"].dtype)
         return slabs.append({}, {"map": maps, "place": place}), outcome
 
@@ -124,7 +124,7 @@ class Flow(Dynamics):
             expected.append(self._expect(maps, at))
             if seen[t]:
                 maps = self.cell(self.map, maps, at, frames[:, t], tau_BT[:, t])
-            after.append(self._expect(maps, at) if seen[t] else expected[-1])
+            after.append(self._expect(maps, at, 0))
         views = torch.stack(expected, 1)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
@@ -145,9 +145,9 @@ class Flow(Dynamics):
         motion = self.motion(action)[..., :2]
         return self.map.move(at, motion if self.config.self_motion else torch.zeros_like(motion))
 
-    def _expect(self, maps: Tensor, at: Tensor) -> Tensor:
+    def _expect(self, maps: Tensor, at: Tensor, halo: int = HALO) -> Tensor:
         """What the maps hold at the view and a halo around it, `(B, h, w, F)`: the strongest velocity wins."""
-        return self.map.read(maps, self.map.places(at, HALO)).amax(1)
+        return self.map.read(maps, self.map.places(at, halo)).amax(1)
 
     def _outcome(self, views: Tensor) -> Outcome:
         reward, end = self.outcome(views.mean((-2, -3))).unbind(-1)

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
-from ..nn.attention import attend
+from ..nn.blocks import ChangeHead, FrameBlock, Modulation, OutcomeHead, place_turns
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
-from ..nn.layers import LevelEmbedding, RMSNorm, SwiGLU, modulate, rms
+from ..nn.layers import LevelEmbedding, RMSNorm
 from ..nn.rotary import rotate, rotation
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
@@ -80,36 +80,44 @@ class Transformer(Dynamics):
         self.act = ActionEmbedding(action, c.dim)
         self.tau, self.d, self.level = LevelEmbedding(c.dim), LevelEmbedding(c.dim), LevelEmbedding(c.dim)
         self.stream = nn.Parameter(torch.randn(2, c.dim) * 0.02)  # predict, commit
-        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
+        self.condition = Modulation(c.dim)
         self.blocks = nn.ModuleList(_Block(c, i in self.temporal) for i in range(c.layers))
-        self.leave = nn.Sequential(RMSNorm(c.dim), nn.Linear(c.dim, tokens.channels))
-        self.outcome = nn.Sequential(RMSNorm(c.dim), nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, 2))
-        places = torch.tensor(tokens.places, dtype=torch.float32)
-        self.register_buffer("turn", rotation(places, head, float(places.max()) + 1.0), persistent=False)
-        ones = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])[:, None]  # scales are relative to 1
-        self.register_buffer("ones", ones, persistent=False)
+        self.leave, self.outcome = ChangeHead(c.dim, tokens.channels), OutcomeHead(c.dim)
+        self.register_buffer("turn", place_turns(tokens, head), persistent=False)
         self.register_buffer("ages", _age_turns(c, head), persistent=False)
-        nn.init.zeros_(self.leave[1].weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.outcome[3].weight)  # pyright: ignore[reportArgumentType]
-        self.outcome[3].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
 
     # one frame
 
     def predict(
-        self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor | None = None, noise: Noise | None = None
+        self,
+        slabs: Slabs,
+        action_BW: Tensor,
+        z_BNZ: Tensor | None = None,
+        noise: Noise | None = None,
+        extra_BND: Tensor | None = None,
     ) -> Tensor:
-        """See `Dynamics.predict`."""
+        """See `Dynamics.predict`.
+
+        extra: what something else knows, for each token; it is added to them, and its mean to the frame's condition.
+        """
         previous = slabs.recurrent["previous"]
-        x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, stream=0)
+        x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, extra_BND)
         for i, block in enumerate(self._layers()):
             x = block(x, mods, self.turn, self._past(slabs, i))
         return self._leave(x, previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
         """See `Dynamics.commit`."""
+        written, recurrent, outcome = self.write(slabs, action_BW, z_BNZ, tau_B)
+        return slabs.append(written, recurrent), outcome
+
+    def write(
+        self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor, extra_BND: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Outcome]:
+        """Compute what `commit` appends, framed and recurrent, and the outcome. extra: as in `predict`."""
         noise = Noise(tau_B, torch.zeros_like(tau_B))
         condition = self._step_condition(slabs, action_BW)
-        x, mods = self._enter(z_BNZ, slabs.recurrent["previous"], condition, noise, stream=1)
+        x, mods = self._enter(z_BNZ, slabs.recurrent["previous"], condition, noise, 1, extra_BND)
         keys, values = [], []
         for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
@@ -118,25 +126,30 @@ class Transformer(Dynamics):
                 values.append(v)
             x = block(x, mods, self.turn, self._past(slabs, i))
         written = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
-        return slabs.append(written, {"previous": z_BNZ, "level": tau_B}), self._outcome(x)
+        return written, {"previous": z_BNZ, "level": tau_B}, self.outcome(x)
 
     # whole clips
 
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
-        """See `Dynamics.parallel`. The commit stream runs once; its keys serve every call of the returned function."""
+    def parallel(
+        self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, extra_BTND: Tensor | None = None
+    ) -> tuple[Outcome, Predict]:
+        """See `Dynamics.parallel`. The commit stream runs once; its keys serve every call of the returned function.
+
+        extra: as in `predict`.
+        """
         previous = F.pad(z_BTNZ[:, :-1], (0, 0, 0, 0, 1, 0))
         condition = self.act(action_BTW) + self.level(F.pad(tau_BT[:, :-1], (1, 0)))
         noise = Noise(tau_BT, torch.zeros_like(tau_BT))
-        x, mods = self._enter(z_BTNZ, previous, condition, noise, stream=1)
+        x, mods = self._enter(z_BTNZ, previous, condition, noise, 1, extra_BTND)
         past: dict[int, _ClipPast] = {}
         for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
                 past[i] = _ClipPast(*block.past_kv(x), self.config)
             x = block(x, mods, self.turn, past.get(i))
-        outcome = self._outcome(x)
+        outcome = self.outcome(x)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
-            x, mods = self._enter(z, previous, condition, noise, stream=0)
+            x, mods = self._enter(z, previous, condition, noise, 0, extra_BTND)
             for i, block in enumerate(self._layers()):
                 x = block(x, mods, self.turn, past.get(i))
             return self._leave(x, previous)
@@ -149,7 +162,13 @@ class Transformer(Dynamics):
         return list(self.blocks)  # pyright: ignore[reportReturnType]
 
     def _enter(
-        self, z: Tensor | None, previous: Tensor, condition: Tensor, noise: Noise | None, stream: int
+        self,
+        z: Tensor | None,
+        previous: Tensor,
+        condition: Tensor,
+        noise: Noise | None,
+        stream: int,
+        extra: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         dtype = self.place.dtype
         z = self.blank.expand_as(previous) if z is None else z
@@ -158,23 +177,20 @@ class Transformer(Dynamics):
         condition = condition + self.stream[stream]
         if noise is not None:
             condition = condition + self.tau(noise.tau) + self.d(noise.d)
-        mods = self.condition(condition).to(x.dtype).unflatten(-1, (6, -1)).unsqueeze(-3)
-        return x, mods + self.ones.to(x.dtype)  # (..., 1, 6, D), for `modulate` and the gates
+        if extra is not None:
+            x, condition = x + extra.to(x.dtype), condition + extra.mean(-2)
+        return x, self.condition(condition, x.dtype)
 
     def _step_condition(self, slabs: Slabs, action: Tensor) -> Tensor:
-        kept = slabs.scratch.get("condition")  # the same for all passes of a frame
+        kept = slabs.scratch.get((self.name, "condition"))  # the same for all passes of a frame
         if not isinstance(kept, tuple) or kept[0] is not action:
             kept = action, self.act(action) + self.level(slabs.recurrent["level"])
-            slabs.scratch["condition"] = kept
+            slabs.scratch[self.name, "condition"] = kept
         return kept[1]
 
     def _leave(self, x: Tensor, previous: Tensor) -> Tensor:
         # What changes is small: the network starts as "nothing moves" and learns the difference.
         return previous.to(x.dtype) + self.leave(x)
-
-    def _outcome(self, x: Tensor) -> Outcome:
-        reward, end = self.outcome(x.mean(-2)).unbind(-1)
-        return Outcome(reward, end)
 
     def _past(self, slabs: Slabs, layer: int) -> _SlabPast | None:
         if layer not in self.temporal:
@@ -190,21 +206,12 @@ def _age_turns(config: TransformerConfig, head: int) -> Tensor:
     return rotation(-ages[:, None], head, config.window + 1.0)
 
 
-class _Block(nn.Module):
+class _Block(FrameBlock):
     """Attention over the frame's tokens, then over past frames at the same place, then the feed-forward layer."""
 
     def __init__(self, c: TransformerConfig, temporal: bool):
-        super().__init__()
-        self.heads = c.heads
+        super().__init__(c.dim, c.heads, c.mlp)
         head = c.dim // c.heads
-        hidden = int(c.mlp * c.dim * 2 / 3) // 16 * 16
-        self.norm1, self.norm2 = RMSNorm(c.dim), RMSNorm(c.dim)
-        self.qkv = nn.Linear(c.dim, 3 * c.dim, bias=False)
-        self.qn, self.kn = RMSNorm(head), RMSNorm(head)
-        self.out = nn.Linear(c.dim, c.dim, bias=False)
-        self.mlp = SwiGLU(c.dim, hidden)
-        self.table = nn.Parameter(torch.zeros(6, c.dim))
-        self.table.data[2::3] = 0.5  # open the gates a little: deep signal from the first step
         if temporal:
             self.norm_t = RMSNorm(c.dim)
             self.q_t = nn.Linear(c.dim, c.dim, bias=False)
@@ -214,17 +221,12 @@ class _Block(nn.Module):
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
     def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: _SlabPast | _ClipPast | None) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (mods + self.table.to(x.dtype)).unbind(-2)
-        h = modulate(self.norm1(x), shift1, scale1)
-        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2)  # (..., H, 3, N, d)
-        # Queries and keys are normalised and turned together: a frame is few tokens, so operations cost, not numbers.
-        scales = torch.stack([self.qn.weight, self.kn.weight])[:, None].to(x.dtype)
-        q, k = rotate(rms(qkv[..., :2, :, :], scales), turn).unbind(-3)
-        x = torch.addcmul(x, gate1, self.out(attend(q, k, qkv[..., 2, :, :]).transpose(-3, -2).flatten(-2)))
+        own = self.modulation(x, mods)
+        x = self.attend(x, own, turn)
         if past is not None:
             q = self.qn_t(self.q_t(self.norm_t(x)).unflatten(-1, (self.heads, -1)))
             x = x + self.out_t(past.read(q, self.null.to(x.dtype)).flatten(-2))
-        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        return self.feed(x, own)
 
     def past_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what this layer remembers of a frame: keys (unrotated) and values, `(..., N, H, d)`."""
