@@ -135,3 +135,36 @@ def test_rows_tell_the_motion():
         SelfMotion(action, 4)
     with pytest.raises(ConfigError, match="declare"):
         SelfMotion(ActionSpec("discrete", n=3))
+
+
+def test_motion_is_found_in_frames():
+    """Without a declaration shifts are read off the frames, exactly where they have texture, and so memory is too."""
+    undeclared = ActionSpec("multi_discrete", nvec=(2 * MOST + 1,) * 2, shape=(2,))
+    config = FlowConfig(features=4, width=8, infer=MOST, side=16)
+    part = shaken(Flow(config, square(11), undeclared), torch.float64)
+    told = Flow(FlowConfig(features=4, width=8), square(11), camera(16)).double().eval()
+    told.load_state_dict({k: v for k, v in part.state_dict().items() if not k.startswith("motion.")}, strict=False)
+    world = torch.randn(16, 16, CHANNELS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    path = torch.randint(-MOST, MOST + 1, (FRAMES, 2), generator=torch.Generator().manual_seed(1))
+    path[0] = 0
+    places = path.cumsum(0).tolist()
+    frames = torch.stack([world.roll((-r, -c), (0, 1))[:11, :11] for r, c in places])
+    torch.testing.assert_close(watch(part, frames, path), watch(told, frames, path), atol=1e-9, rtol=0)
+
+
+def test_expecting_the_motion_is_learned():
+    undeclared = ActionSpec("discrete", n=3)
+    part = Flow(FlowConfig(features=4, width=8, infer=1, side=12), square(6), undeclared)
+    generator = torch.Generator().manual_seed(0)
+    world, moves = torch.randn(12, 12, CHANNELS, generator=generator), torch.tensor([[0, 0], [0, 1], [-1, 0]])
+    rows = torch.randint(3, (8, 6), generator=generator)
+    places = moves[rows].cumsum(1).tolist()
+    z = torch.stack([torch.stack([world.roll((-r, -c), (0, 1))[:6, :6] for r, c in p]) for p in places]).flatten(2, 3)
+    optimizer = torch.optim.Adam(part.motion.parameters(), 3e-2)
+    for _ in range(60):
+        outcome, _ = part.parallel(z, rows[..., None].float(), torch.ones(8, 6))
+        optimizer.zero_grad()
+        outcome.extra.mean().backward()
+        optimizer.step()
+    found = part.motion.shifts[part.motion.expect(torch.arange(3.0)[:, None]).argmax(-1)]
+    assert torch.equal(found, moves)

@@ -19,7 +19,7 @@ Keller, arXiv 2507.14793 (velocity channels); the gated cell is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -31,6 +31,7 @@ from ..nn.actions import ActionEmbedding
 from ..nn.flow_map import FlowMap, SelfMotion, sliding
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding
+from ..nn.shift import InferredMotion
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
 from ..spec import ActionSpec
@@ -43,7 +44,8 @@ HALO = 2  # cells around the view that its reading looks at
 class FlowConfig:
     """speed: largest velocity, in cells a frame and axis (0: things rest). features: numbers a cell. width: of the
     networks that encode and read a view. side: of the map in cells; 0 takes the declared extent of the world, or four
-    views. cell: the environment's units that a token covers. self_motion: whether maps move against the viewer.
+    views. cell: the environment's units that a token covers. infer: 0 for motion as the environment declares it, else
+    the largest shift, in cells, to look for in the frames. self_motion: whether maps move against the viewer.
     """
 
     speed: int = 1
@@ -51,12 +53,13 @@ class FlowConfig:
     width: int = 48
     side: int = 0
     cell: int = 1
+    infer: int = 0
     kind: Literal["gated", "recurrent"] = "gated"
     self_motion: bool = True
 
     def __post_init__(self) -> None:
-        if self.speed < 0 or self.features < 1 or self.width < 1 or self.side < 0 or self.cell < 1:
-            raise ConfigError("speed and side must be at least 0; features, width and cell at least 1.")
+        if min(self.speed, self.infer) < 0 or self.features < 1 or self.width < 1 or self.side < 0 or self.cell < 1:
+            raise ConfigError("speed, infer and side must be at least 0; features, width and cell at least 1.")
 
 
 @register("dynamics", "flow")
@@ -82,8 +85,10 @@ class Flow(Dynamics):
             "map": SlabSpec((count, self.map.side, self.map.side, c.features)),
             "place": SlabSpec((count, 2)),
         }
+        self.motion = InferredMotion(action, c.infer, self.view) if c.infer else SelfMotion(action, c.cell)
+        if c.infer:  # the last frame and whether there was one
+            slabs |= {"last": SlabSpec((*self.view, tokens.channels)), "there": SlabSpec(())}
         self.spec = StateSpec(slabs)
-        self.motion = SelfMotion(action, c.cell)
         self.cell = (_Gated if c.kind == "gated" else _Recurrent)(c, tokens.channels)
         self.head = _Head(c, tokens.channels, action)
         self.outcome = nn.Sequential(nn.Linear(c.features, c.width), nn.SiLU(), nn.Linear(c.width, 2))
@@ -98,18 +103,24 @@ class Flow(Dynamics):
         """See `Dynamics.predict`."""
         kept = slabs.scratch.get("seen")  # the same for all denoising steps of a frame
         if not isinstance(kept, tuple) or kept[0] is not action_BW:
-            at = self._move(slabs.recurrent["place"].long(), action_BW)
+            at = self._move(slabs.recurrent["place"].long(), self._expected_motion(action_BW))
             kept = action_BW, self._expect(slabs.recurrent["map"], at)
             slabs.scratch["seen"] = kept
         return self._unfold(self.head(kept[1], action_BW, self._fold(z_BNZ), noise))
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
         """See `Dynamics.commit`."""
-        at = self._move(slabs.recurrent["place"].long(), action_BW)
-        maps = self.cell(self.map, slabs.recurrent["map"], at, self._fold(z_BNZ), tau_B)
+        frame, r = self._fold(z_BNZ), slabs.recurrent
+        motion, there = self._expected_motion(action_BW), {}
+        if isinstance(self.motion, InferredMotion):
+            seen = (tau_B > 0).to(r["there"])
+            found = self.motion.shifts[self.motion.find(r["last"], frame)]
+            motion = torch.where((seen * r["there"] > 0)[:, None], found, motion)
+            there = {"last": frame, "there": seen}
+        at = self._move(r["place"].long(), motion)
+        maps = self.cell(self.map, r["map"], at, frame, tau_B)
         outcome = self._outcome(self._expect(maps, at, 0))
-        place = at.to(slabs.recurrent["place"].dtype)
-        return slabs.append({}, {"map": maps, "place": place}), outcome
+        return slabs.append({}, {"map": maps, "place": at.to(r["place"].dtype), **there}), outcome
 
     # whole clips
 
@@ -118,10 +129,14 @@ class Flow(Dynamics):
         slabs = self.init(len(z_BTNZ), z_BTNZ.device, self.head.leave.weight.dtype)
         maps, at = slabs.recurrent["map"], slabs.recurrent["place"].long()
         frames, seen = self._fold(z_BTNZ), (tau_BT > 0).any(0).tolist()
+        guessed = motion = self._expected_motion(action_BTW)
+        extra = None
+        if isinstance(self.motion, InferredMotion):
+            motion, extra = self._found_motion(frames, tau_BT, action_BTW, guessed)
         expected, after = [], []
         for t in range(z_BTNZ.shape[1]):
-            at = self._move(at, action_BTW[:, t])
-            expected.append(self._expect(maps, at))
+            expected.append(self._expect(maps, self._move(at, guessed[:, t])))
+            at = self._move(at, motion[:, t])
             if seen[t]:
                 maps = self.cell(self.map, maps, at, frames[:, t], tau_BT[:, t])
             after.append(self._expect(maps, at, 0))
@@ -130,7 +145,7 @@ class Flow(Dynamics):
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
             return self._unfold(self.head(views, action_BTW, self._fold(z), noise))
 
-        return self._outcome(torch.stack(after, 1)), predict
+        return replace(self._outcome(torch.stack(after, 1)), extra=extra), predict
 
     def picture(self, slabs: Slabs) -> Tensor:
         """Draw how much each cell of the map holds, the strongest velocity first, the view in the middle."""
@@ -141,9 +156,22 @@ class Flow(Dynamics):
 
     # shared by both
 
-    def _move(self, at: Tensor, action: Tensor) -> Tensor:
-        motion = self.motion(action)[..., :2]
+    def _move(self, at: Tensor, motion: Tensor) -> Tensor:
         return self.map.move(at, motion if self.config.self_motion else torch.zeros_like(motion))
+
+    def _expected_motion(self, action: Tensor) -> Tensor:
+        """How the view will move under an action, before its frame is there: int64 `(..., 2)`."""
+        if isinstance(self.motion, InferredMotion):
+            return self.motion.shifts[self.motion.expect(action).argmax(-1)]
+        return self.motion(action)[..., :2]
+
+    def _found_motion(self, frames: Tensor, tau: Tensor, action: Tensor, guessed: Tensor) -> tuple[Tensor, Tensor]:
+        """How the view moved to each frame of a clip that was seen next to another, and the loss of expecting it."""
+        assert isinstance(self.motion, InferredMotion)
+        index = self.motion.find(F.pad(frames[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), frames)
+        both = F.pad((tau[:, 1:] > 0) & (tau[:, :-1] > 0), (1, 0))
+        loss = F.cross_entropy(self.motion.expect(action).flatten(0, 1).float(), index.flatten(), reduction="none")
+        return torch.where(both[..., None], self.motion.shifts[index], guessed), loss.view(tau.shape) * both
 
     def _expect(self, maps: Tensor, at: Tensor, halo: int = HALO) -> Tensor:
         """What the maps hold at the view and a halo around it, `(B, h, w, F)`: the strongest velocity wins."""
