@@ -36,14 +36,30 @@ from terrella.world import Part, World, WorldConfig
 
 # Sizes for tests; a part that is not listed runs with its defaults. Several settings make several examples.
 SMALL = {
+    "flow": [{}, {"infer": 1, "side": 5}, {"kind": "recurrent", "speed": 0}],
+    "flow_wedge": [{"reach": 3, "dim": 16}, {"reach": 2, "dim": 8, "mixer": 0, "velocities": False}],
     "transformer": [
         {"dim": 32, "heads": 2, "layers": 3, "every": 2, "window": 4, "sinks": 1},
         {"dim": 32, "heads": 2, "layers": 2, "every": 1, "window": 5, "sinks": 0},
         {"dim": 32, "heads": 1, "layers": 1, "every": 4, "window": 1, "sinks": 2},
     ],
+    "ssm": [
+        {"dim": 32, "heads": 2, "layers": 2, "scan_heads": 4, "state": 8},
+        {"dim": 16, "heads": 1, "layers": 1, "scan_heads": 1, "state": 3},
+    ],
+    "hybrid": [
+        {"dim": 32, "heads": 2, "layers": 3, "every": 2, "window": 4, "sinks": 1, "scan_heads": 4, "state": 8},
+        {"dim": 16, "heads": 1, "layers": 1, "window": 1, "track_layers": 2, "scan_heads": 1, "state": 3},
+    ],
+    "token_memory": [
+        {"dim": 32, "heads": 2, "layers": 1, "slots": 6, "reads": 4},
+        {"dim": 16, "heads": 1, "layers": 2, "slots": 1, "reads": 1},
+    ],
     "conv": [{"width": 16}, {"width": 16, "stride": 16, "blocks": 2}],
+    "fsq": [{"width": 16}, {"width": 16, "digits": 3, "levels": 5}],
     "vector": [{}, {"channels": 4, "hidden": 8}],
     "shortcut": [{}, {"finest": 1, "steps": 1}, {"finest": 4, "steps": 4}],
+    "masked": [{}, {"levels": 3, "steps": 1}, {"levels": 2, "steps": 9, "temperature": 0.5}],
 }
 PARTS = [(kind, n, c) for kind in ("tokenizer", "dynamics", "decoder") for n in names(kind) for c in SMALL.get(n, [{}])]
 DTYPES = [torch.float64, torch.float32]

@@ -55,6 +55,31 @@ _PAPERS = {
   author = {Lee, Jia-Hua and Lin, Bor-Jiun and Sun, Wei-Fang and Lee, Chun-Yi},
   journal = {arXiv:2502.00466}, year = {2025}
 }""",
+    "ttm": """@article{ryoo2022ttm,
+  title = {Token Turing Machines},
+  author = {Ryoo, Michael S. and Gopalakrishnan, Keerthana and Kahatapitiya, Kumara and Xiao, Ted and Rao, Kanishka and
+  Stone, Austin and Lu, Yao and Ibarz, Julian and Arnab, Anurag}, journal = {arXiv:2211.09119}, year = {2022}
+}""",
+    "fsq": """@article{mentzer2023fsq,
+  title = {Finite Scalar Quantization: VQ-VAE Made Simple},
+  author = {Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael},
+  journal = {arXiv:2309.15505}, year = {2023}
+}""",
+    "maskgit": """@article{chang2022maskgit,
+  title = {MaskGIT: Masked Generative Image Transformer},
+  author = {Chang, Huiwen and Zhang, Han and Jiang, Lu and Liu, Ce and Freeman, William T.},
+  journal = {arXiv:2202.04200}, year = {2022}
+}""",
+    "mineworld": """@article{guo2025mineworld,
+  title = {MineWorld: a Real-Time and Open-Source Interactive World Model on Minecraft},
+  author = {Guo, Junliang and Ye, Yang and He, Tianyu and Wu, Haoyu and Jiang, Yushu and Pearce, Tim and Bian, Jiang},
+  journal = {arXiv:2504.08388}, year = {2025}
+}""",
+    "deltairis": """@article{micheli2024deltairis,
+  title = {Efficient World Models with Context-Aware Tokenization},
+  author = {Micheli, Vincent and Alonso, Eloi and Fleuret, Fran{\\c{c}}ois},
+  journal = {arXiv:2406.19320}, year = {2024}
+}""",
     "patches": """@article{li2025jit,
   title = {Back to Basics: Let Denoising Generative Models Denoise},
   author = {Li, Tianhong and He, Kaiming},
@@ -66,7 +91,10 @@ _USED = {
     ("dynamics", "transformer"): ("dreamer4", "rotary", "dit", "sinks"),
     ("dynamics", "ssm"): ("mamba", "ssd", "ssmvideo", "rotary", "dit"),
     ("dynamics", "hybrid"): ("edeline", "mamba", "ssd", "dreamer4", "rotary", "dit", "sinks"),
+    ("dynamics", "token_memory"): ("ttm", "rotary", "dit"),
+    ("decoder", "masked"): ("maskgit", "mineworld", "deltairis"),
     ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
+    ("tokenizer", "fsq"): ("fsq",),
     ("tokenizer", "patches"): ("patches",),
 }
 

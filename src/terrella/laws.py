@@ -210,12 +210,13 @@ def absolute_time_does_not_matter(dynamics: Dynamics, dtype: torch.dtype = torch
 
 
 def truth_stays_truth(decoder: Decoder) -> None:
-    """Given right predictions, `sample` returns them exactly, in the noise's type, at every number of steps."""
-    z, noise = (torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+    """Given predictions sure of the truth, `sample` returns it exactly, in the noise's type, at any number of steps."""
+    z, sure = decoder.example((2, 4), torch.Generator().manual_seed(0))
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     kept, allowed = noise.clone(), 0
     for steps in (None, 1, 2, 4, 8):
         try:
-            sampled = decoder.sample(lambda noisy, level: z, noise, steps)
+            sampled = decoder.sample(lambda noisy, level: sure, noise, steps)
         except ConfigError:
             continue
         allowed += steps is not None
@@ -225,7 +226,7 @@ def truth_stays_truth(decoder: Decoder) -> None:
     expect(torch.equal(noise, kept), "noise", "untouched", "changed", "Do not write into it.")
     for steps in (0, -1):
         try:
-            decoder.sample(lambda noisy, level: z, noise, steps)
+            decoder.sample(lambda noisy, level: sure, noise, steps)
         except ConfigError:
             continue
         expect(False, f"sample in {steps} steps", "ConfigError", "a sample", "Refuse what cannot be.")
@@ -233,28 +234,31 @@ def truth_stays_truth(decoder: Decoder) -> None:
 
 def samples_are_functions(decoder: Decoder) -> None:
     """A sample follows from predictions and noise alone, each frame by itself, in clips as in single frames."""
-    noise = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, _ = decoder.example((2, 3, 4), torch.Generator().manual_seed(1))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+    def predict(z: Tensor | None, level: Noise | None, of: slice | int = slice(None)) -> Tensor:
         if z is None or level is None:
-            return torch.full((), 0.3, dtype=torch.float64).expand(noise.shape)
-        return torch.tanh(z + level.tau[..., None, None] - level.d[..., None, None])
+            return x[:, of]
+        return x[:, of] + torch.tanh(z.roll(1, -2) + level.tau[..., None, None] - level.d[..., None, None])
 
     with no_global_chance():
         clip = decoder.sample(predict, noise)
         again = decoder.sample(predict, noise)
     expect(torch.equal(clip, again), "second sample", "equal bits", "others", "All chance is in the noise.")
     for t in range(3):
-        alone = decoder.sample(lambda z, level, t=t: predict(z, level) if z is not None else clip[:, t], noise[:, t])
+        alone = decoder.sample(lambda z, level, t=t: predict(z, level, t), noise[:, t])
         close(f"frame {t} alone", clip[:, t], alone, 1e-12, "Let no frame see another.")
 
 
 def decoder_loss_prefers_truth(decoder: Decoder) -> None:
     """The loss has one float32 number a frame, follows its generator alone, and is lowest for right predictions."""
-    z = torch.randn(4, 5, 3, 6, generator=torch.Generator().manual_seed(0))
+    source = torch.Generator().manual_seed(0)
+    (z, sure), (_, other) = ([v.float() for v in decoder.example((4, 5, 3), source)] for _ in range(2))
 
     def loss(error: Tensor, progress: float, seed: int) -> Tensor:
-        return decoder.loss(lambda noisy, level: z + error, z, progress, torch.Generator().manual_seed(seed))
+        said = sure + error * (other - sure)
+        return decoder.loss(lambda noisy, level: said, z, progress, torch.Generator().manual_seed(seed))
 
     off = torch.ones((), requires_grad=True)
     for progress, seed in ((p, s) for p in (0.0, 0.5, 1.0) for s in range(8)):

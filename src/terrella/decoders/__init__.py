@@ -1,7 +1,8 @@
 """From what a backbone expects to a frame: decoders, one a file."""
 
 from .base import Decoder
+from .masked import Masked, MaskedConfig
 from .regression import Regression, RegressionConfig
 from .shortcut import Shortcut, ShortcutConfig
 
-__all__ = ["Decoder", "Regression", "RegressionConfig", "Shortcut", "ShortcutConfig"]
+__all__ = ["Decoder", "Masked", "MaskedConfig", "Regression", "RegressionConfig", "Shortcut", "ShortcutConfig"]

@@ -33,3 +33,11 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """Loss of every frame, `(B, T)` in float32. `progress` in [0, 1] is the share of training done."""
+
+    def example(self, lead: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw latents `(*lead, Z)` in float64 such as this decoder makes, and the prediction that is sure of them.
+
+        For the laws; a decoder whose latents are not any numbers, or that reads predictions otherwise, has its own.
+        """
+        z = torch.randn(*lead, 6, generator=generator, dtype=torch.float64)
+        return z, z

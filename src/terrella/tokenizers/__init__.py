@@ -2,7 +2,8 @@
 
 from .base import Tokenizer
 from .conv import Conv, ConvConfig
+from .fsq import FSQ, FSQConfig
 from .patches import Patches, PatchesConfig
 from .vector import Vector, VectorConfig
 
-__all__ = ["Conv", "ConvConfig", "Patches", "PatchesConfig", "Tokenizer", "Vector", "VectorConfig"]
+__all__ = ["FSQ", "Conv", "ConvConfig", "FSQConfig", "Patches", "PatchesConfig", "Tokenizer", "Vector", "VectorConfig"]
