@@ -25,7 +25,7 @@ DIFFERENT = 25  # levels of 255
 
 
 class LeaveAndReturn(Cover):
-    """Covers the world, then by turns rests for 5, 20 or 70 frames and wanders for 10, so that things stay away long."""
+    """Covers the world, then by turns rests for 5, 20 or 70 frames and wanders for 10: things stay away for long."""
 
     def __init__(self, frames: int) -> None:
         super().__init__(frames)

@@ -1,8 +1,11 @@
-"""Write the README's tables from the JSON that the benchmarks left in `benchmarks/results`.
+"""Write the tables of the README and of docs/choosing-a-backbone.md from the JSON that the benchmarks left in
+`benchmarks/results`.
 
 python benchmarks/gallery.py --json benchmarks/results/gallery.json
 python benchmarks/rollout.py --json benchmarks/results/rollout.json
 python benchmarks/dataset.py --json benchmarks/results/dataset.json
+python benchmarks/memory.py --arena sprites --json benchmarks/results/memory-sprites.json
+python benchmarks/memory.py --arena blocks --json benchmarks/results/memory-blocks.json
 python benchmarks/tables.py
 """
 
@@ -57,6 +60,32 @@ def dataset(result: dict[str, Any]) -> str:
     return head + "\n".join(f"| {k} | {v} |" for k, v in rows)
 
 
+def memory(result: dict[str, Any]) -> str:
+    """One line a backbone, means over seeds with the lowest and the highest, then the references."""
+    lines = [
+        "| backbone | parameters | error x 1000 at 1x | 3x | 10x | hidden x 1000 | continued | bytes | ms a frame |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    rows, shown = result["rows"], ("mse_1x", "mse_3x", "mse_10x", "hidden_mse")
+    for name in dict.fromkeys(row["backbone"] for row in rows):
+        own = [row for row in rows if row["backbone"] == name]
+        marks = [_spread([1000 * row[key] for row in own]) for key in shown]
+        marks.append(_spread([100 * row["continued_rate"] for row in own], 0) + " %")
+        speed = sum(row["ms_per_frame"] for row in own) / len(own)
+        lines.append(
+            f"| {name} | {own[0]['params']:,} | {' | '.join(marks)} | {own[0]['state_bytes']:,} | {speed:.1f} |"
+        )
+    for row in result["references"]:
+        marks = [f"{1000 * row[key]:.1f}" for key in shown] + [f"{100 * row['continued_rate']:.0f} %"]
+        lines.append(f"| *{row['backbone']}* | | {' | '.join(marks)} | | |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def _table(title: str, rows: list[tuple[str, str]]) -> str:
     return f"| {title} | |\n|---|---:|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows)
 
@@ -65,17 +94,24 @@ def replace(text: str, name: str, table: str) -> str:
     """Put a table between its two comments."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
     if not re.search(pattern, text, re.S):
-        raise SystemExit(f"README.md has no place '<!-- {name} -->' ... '<!-- end -->'.")
+        raise SystemExit(f"there is no place '<!-- {name} -->' ... '<!-- end -->' in the document.")
     return re.sub(pattern, lambda m: f"{m[1]}{table}\n{m[2]}", text, count=1, flags=re.S)
 
 
+PAGES = {
+    "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
+    "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
+}
+
+
 def main() -> None:
-    """Rewrite the README's tables."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    for name, make in (("gallery", gallery), ("rollout", rollout), ("dataset", dataset)):
-        text = replace(text, name, make(json.loads((RESULTS / f"{name}.json").read_text())))
-    readme.write_text(text)
+    """Rewrite the tables of which there are results."""
+    for page, tables in PAGES.items():
+        text = (ROOT / page).read_text()
+        for name, make in tables.items():
+            if (RESULTS / f"{name}.json").exists():
+                text = replace(text, name, make(json.loads((RESULTS / f"{name}.json").read_text())))
+        (ROOT / page).write_text(text)
 
 
 if __name__ == "__main__":

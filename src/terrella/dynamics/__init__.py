@@ -2,7 +2,24 @@
 
 from .base import Dynamics
 from .flow import Flow, FlowConfig
+from .flow_wedge import FlowWedge, FlowWedgeConfig
+from .hybrid import Hybrid, HybridConfig
+from .ssm import SSM, SSMConfig
 from .token_memory import TokenMemory, TokenMemoryConfig
 from .transformer import Transformer, TransformerConfig
 
-__all__ = ["Dynamics", "Flow", "FlowConfig", "TokenMemory", "TokenMemoryConfig", "Transformer", "TransformerConfig"]
+__all__ = [
+    "SSM",
+    "Dynamics",
+    "Flow",
+    "FlowConfig",
+    "FlowWedge",
+    "FlowWedgeConfig",
+    "Hybrid",
+    "HybridConfig",
+    "SSMConfig",
+    "TokenMemory",
+    "TokenMemoryConfig",
+    "Transformer",
+    "TransformerConfig",
+]

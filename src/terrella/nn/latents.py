@@ -30,10 +30,15 @@ class Noise:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished frame brings: expected `reward` and the logit of `end` (termination), `(B,)` or `(B, T)`."""
+    """What a finished frame brings: expected `reward` and the logit of `end` (termination), `(B,)` or `(B, T)`.
+
+    extra: a loss of the backbone's own for each frame, in units of the latent loss (a mean over the frame's numbers),
+    or None. Only training reads it.
+    """
 
     reward: Tensor
     end: Tensor
+    extra: Tensor | None = None
 
 
 Predict = Callable[[Tensor | None, Noise | None], Tensor]
