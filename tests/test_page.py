@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+import terrella
 from terrella import arenas
 from terrella.data.episode import Clips
 from terrella.serving import create_app, create_server
+from terrella.training import TrainingConfig
 from terrella.world import Part, World, WorldConfig
 
 pytestmark = pytest.mark.browser
@@ -272,6 +274,62 @@ def test_vectors_are_plotted_and_sliders_act(page: Any, tmp_path: Path) -> None:
     )
     assert painted > 100
     page.screenshot(path=tmp_path / "plot.png")
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world that remembers by a map, trained for a moment."""
+    pytest.importorskip("sklearn", reason="sprites need scikit-learn (extra 'arenas')")
+    path = tmp_path_factory.mktemp("sprites") / "data"
+    data = terrella.record("terrella/SpritesMicro-v0", path, episodes=4, max_episode_steps=16, policy="cover")
+    parts = {"pixels": Part("patches", {"size": 1})}
+    config = WorldConfig(Part("flow", {"features": 8, "width": 16}), Part("regression"), parts)
+    recipe = TrainingConfig(batch=2, length=8)
+    return terrella.train(data, budget="10steps", config=config, training=recipe, progress=False)
+
+
+def test_memory_is_shown_where_it_is_a_map(
+    browser: Any, sprites: World, worlds: dict[str, World], tmp_path: Path
+) -> None:
+    drawn = "document.querySelector('.view.memory canvas').toDataURL()"
+    boxes = "[...document.querySelector('.view.memory').children].slice(0, 3).map(n => n.getBoundingClientRect())"
+    with serving({"sprites": sprites, "car": worlds["car"]}) as url, opened(browser, url) as page:
+        page.wait_for_selector(".pane .hint.on")
+        canvas = page.locator(".view.memory canvas.crisp")
+        assert canvas.is_visible()
+        assert canvas.evaluate("c => [c.width, c.height]") == [16, 16]
+        assert page.text_content(".view.memory figcaption") == "Memory"
+        assert page.get_attribute(".view.memory polygon", "points") == "4,4 12,4 12,12 4,12"
+        map_box, _, line_box = page.evaluate(boxes)
+        assert line_box == map_box
+        left, world_box = map_box["left"], page.locator(".view.world").bounding_box()
+        assert 0 <= left - world_box["x"] - world_box["width"] < 30  # next to the world, before the truth
+        seen = [page.evaluate(drawn)]
+        page.focus("#stage")
+        page.uncheck("#stop", force=True)
+        page.keyboard.down("ArrowRight")
+        at_least(page, 4)
+        page.keyboard.up("ArrowRight")
+        page.keyboard.press("p")
+        until(page, "() => document.getElementById('play').dataset.running === 'false'")
+        for _ in range(3):  # each frame, and each way, has a map of its own
+            now = frame(page)
+            page.keyboard.down("ArrowDown")
+            page.keyboard.press("Period")
+            at_least(page, now + 1)
+            page.keyboard.up("ArrowDown")
+            page.wait_for_timeout(80)
+            seen.append(page.evaluate(drawn))
+        assert len(set(seen)) == len(seen)
+        page.screenshot(path=tmp_path / "memory.png")
+        page.focus("#time")
+        page.keyboard.press("ArrowLeft")
+        until(page, f"old => {drawn} === old", seen[-2])  # looking back shows what was remembered then
+        page.select_option("#world", "car")
+        until(page, "() => document.getElementById('last').textContent === '0'")
+        page.wait_for_selector(".pane .hint.on")
+        assert page.locator(".view").count() == 2
+        assert page.locator(".view.memory").count() == 0
 
 
 def test_card_and_help_show_text_only(page: Any) -> None:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..actions import width
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.flow_map import FlowMap, SelfMotion, sliding
@@ -148,11 +149,15 @@ class Flow(Dynamics):
         return replace(self._outcome(torch.stack(after, 1)), extra=extra), predict
 
     def picture(self, slabs: Slabs) -> Tensor:
-        """Draw how much each cell of the map holds, the strongest velocity first, the view in the middle."""
+        """Draw what would be seen at each place of the map, as far as it is uncommon; the view in the middle."""
         maps, at = slabs.recurrent["map"], slabs.recurrent["place"].long()
-        whole = self.map.aligned(maps, at).abs().amax(1).mean(-1)
-        middle = [(self.map.side - n) // 2 for n in self.view]
-        return (whole.roll(middle, (1, 2)) / whole.amax((1, 2), keepdim=True).clamp(min=1e-6)).float()
+        side = self.map.side
+        around = self.map.read(maps, self.map.places(at, HALO, (side, side))).amax(1)
+        none = torch.full((len(at), width(self.action)), torch.nan, device=at.device)
+        seen = self.head(around, none, None, None)
+        unlike = (seen - seen.flatten(1, 2).median(1).values[:, None, None]).abs().mean(-1)
+        middle = [(side - n) // 2 for n in self.view]
+        return (unlike.roll(middle, (1, 2)) / unlike.amax((1, 2), keepdim=True).clamp(min=1e-6)).float()
 
     # shared by both
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..actions import describe, width
-from ..errors import ActionError, ConfigError, SpecError, StateError
+from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.latents import Noise, Outcome
 from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
@@ -47,7 +47,7 @@ class Engine:
     speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
     the same whoever shares its batch (slower: for replays and tests).
 
-    Raises `ConfigError` for settings the world cannot follow.
+    Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite.
     """
 
     def __init__(
@@ -68,6 +68,12 @@ class Engine:
         if (self.device, self.dtype) != (parameter.device, parameter.dtype):
             world = _copy(world).to(device=self.device, dtype=self.dtype)
         self.world, self.steps, self.exact = world.eval(), steps, exact
+        for name, weight in world.tokenizers.named_parameters():
+            if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
+                raise WorldError(
+                    f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
+                    "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
+                )
         self.tokens = world.tokens
         self.fingerprint = fingerprint(world)
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
@@ -119,7 +125,7 @@ class Engine:
 
         actions: rows `(B, W)` (see `terrella.actions`). Consumes `state` and returns the next one with its frame.
         Raises `ActionError` when the actions do not fit and `StateError` for another world's state, before anything is
-        consumed.
+        consumed, and `WorldError` when the world predicts numbers that are not finite; `state` is then spent.
         """
         return self._advance(state, self._rows(actions, state.batch))
 
@@ -143,6 +149,16 @@ class Engine:
             np.stack([f.terminated for f in frames], 1),
         )
 
+    @torch.inference_mode()
+    def picture(self, state: State) -> np.ndarray | None:
+        """Draw what every session remembers as maps, uint8 `(B, h, w)`, for people; None where memory has no such form.
+
+        Consumes nothing. Raises `StateError` for another world's state.
+        """
+        self._require_own(state)
+        drawn = self.world.dynamics.picture(state.slabs)
+        return None if drawn is None else (drawn * 255).round().to(torch.uint8).cpu().numpy()
+
     def load_state(self, path: str | Path) -> State:
         """Read a saved state of this world; raises `StateError` for any other."""
         return load_state(path, self.world.dynamics.spec, self.fingerprint, self.device, self.dtype)
@@ -151,8 +167,7 @@ class Engine:
 
     @torch.inference_mode()
     def _advance(self, state: State, row: Tensor) -> tuple[State, Frame]:
-        if state.world != self.fingerprint:
-            raise StateError("this state belongs to another world; step it with the engine of the world that made it.")
+        self._require_own(state)
         batch, seeds, slabs = state.batch, state.seeds, state.slabs
         pad = self._padding(batch)
         if pad is not None:
@@ -165,6 +180,7 @@ class Engine:
             return dynamics.predict(slabs, row, z, level)
 
         z = self.world.decoder.sample(predict, noise, self.steps)
+        finite = z.isfinite().flatten(1).all(1)
         shown = self.world.decode(z)
         if self.world.config.reencode:
             z = self.world.encode(shown).to(self.dtype)
@@ -174,7 +190,11 @@ class Engine:
         after, outcome = self._commit(slabs, seeds, row, z, level)
         if pad is not None:
             after = after.select(torch.arange(batch, device=self.device))
-        return State(after, state.seeds, state.world), self._frame(shown, outcome, batch)
+        return State(after, state.seeds, state.world), self._frame(shown, outcome, finite, batch)
+
+    def _require_own(self, state: State) -> None:
+        if state.world != self.fingerprint:
+            raise StateError("this state belongs to another world; use the engine of the world that made it.")
 
     def _padding(self, batch: int) -> Tensor | None:
         """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
@@ -190,11 +210,25 @@ class Engine:
             z = level * z + (1 - level) * noise
         return self.world.dynamics.commit(slabs, row, z, torch.full(z.shape[:1], level, device=z.device))
 
-    def _frame(self, decoded: dict[str, Tensor], outcome: Outcome, batch: int) -> Frame:
+    def _frame(self, decoded: dict[str, Tensor], outcome: Outcome, finite: Tensor, batch: int) -> Frame:
         reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
+        # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
+        reward = torch.where(finite, reward, torch.nan)
         end = outcome.end.sigmoid()
         shown = {k: v[:batch].cpu().numpy() for k, v in decoded.items()}
-        return Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
+        frame = Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
+        self._require_finite(frame)
+        return frame
+
+    def _require_finite(self, frame: Frame) -> None:
+        numbers = [frame.reward, frame.terminated, *(v for v in frame.observation.values() if v.dtype != np.uint8)]
+        lost = ~np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in numbers], axis=0)
+        if lost.any():
+            who = f" in sessions {np.flatnonzero(lost).tolist()} of {len(lost)}" if len(lost) > 1 else ""
+            raise WorldError(
+                f"world {self.world.name!r} predicted numbers that are not finite{who}. Go on from an earlier fork, or "
+                "start anew; if it happens again, train the world longer or with a smaller learning rate."
+            )
 
     def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
         spec = self.world.spec.action

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import StateError, StateSpent
+from ..files import atomic
 from ..nn.slabs import Segment, Slabs, StateSpec
 
 FORMAT = 1
@@ -107,10 +108,9 @@ class State:
             tensors |= {f"frames/{i}": segment.frames, f"start/{i}": segment.start}
             segments.append({"repeat": segment.repeat, "filled": segment.filled, "shared": segment.shared})
         about = {"format": FORMAT, "world": self.world, "segments": segments}
-        partial = path.with_name(path.name + ".tmp")
         copies = {k: v.clone().contiguous() for k, v in tensors.items()}
-        save_file(copies, str(partial), {"terrella": json.dumps(about)})
-        partial.replace(path)
+        with atomic(path) as partial:
+            save_file(copies, partial, {"terrella": json.dumps(about)})
         return path
 
 

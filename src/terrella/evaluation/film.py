@@ -54,6 +54,13 @@ def enlarged(frames: np.ndarray, least: int) -> np.ndarray:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def fitted(frames: np.ndarray, height: int) -> np.ndarray:
+    """Bring `(T, h, w, 3)` to exactly this height by repeating, or leaving out, whole rows and columns."""
+    h, w = frames.shape[1:3]
+    rows, columns = (np.arange(n * height // h) * h // height for n in (h, w))
+    return frames[:, rows][:, :, columns]
+
+
 def animation(frames: np.ndarray, fps: float) -> bytes:
     """Encode RGB frames `(T, h, w, 3)` as a looping WebP.
 

@@ -13,8 +13,6 @@ from ..files import atomic
 from ..spec import StreamSpec
 from ..world import World
 from . import film
-from .endurance import long_dream
-from .rollout import Dreamer
 from .run import default_context
 from .source import EnvLike, open_truth
 from .truth import Truth
@@ -37,8 +35,8 @@ def write_preview(
     """Write an animated WebP of truth and dream under the same actions and return its path.
 
     The first fresh episodes of `seed` are shown one after another, unpicked, until there are `frames` frames. A world
-    of vectors is drawn as curves, truth and dream in one plot, the time line growing. `out` is a file, or a folder that
-    gets `preview.webp`. `height`: pixels, about.
+    of vectors is drawn as curves, truth and dream in one plot, the time line growing. Where a world remembers by a map,
+    it is shown beside them. `out` is a file, or a folder that gets `preview.webp`. `height`: pixels, about.
 
     Raises `SpecError` when there is neither an environment nor a dataset to take the truth from.
     """
@@ -53,7 +51,7 @@ def write_preview(
 
 
 def render_preview(
-    dreamer: Dreamer, world: World, env: EnvLike | None, *, dataset: Dataset | None, frames: int, seed: int, height: int
+    engine: Engine, world: World, env: EnvLike | None, *, dataset: Dataset | None, frames: int, seed: int, height: int
 ) -> bytes:
     """Return the bytes of the picture that `write_preview` writes."""
     spec = world.spec
@@ -74,18 +72,40 @@ def render_preview(
         lead=0,
     )
     truth = next(truths)
-    dreams = long_dream(dreamer, truth, frames)[name]
+    dreams, maps = _dreamed(engine, truth, name, frames)
     pieces: list[np.ndarray] = []
     for row in range(len(truth)):
         left = frames - sum(len(p) for p in pieces)
         if left <= 0:
             break
-        pieces.append(_piece(truth, name, stream, row, dreams[row], left, height))
-    return film.animation(film.captioned(np.concatenate(pieces), ("true", "dreamed")), spec.fps)
+        memory = None if maps is None else maps[row]
+        pieces.append(_piece(truth, name, stream, row, dreams[row], memory, left, height))
+    captions = ("true", "dreamed") if maps is None else ("true", "dreamed", "memory")
+    return film.animation(film.captioned(np.concatenate(pieces), captions), spec.fps)
+
+
+def _dreamed(engine: Engine, truth: Truth, name: str, frames: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """A dream's frames `(B, T, ...)`, and what was remembered after each as maps `(B, T, h, w, 1)`, where it is one."""
+    observations, past = truth.start()
+    state = engine.start(observations, past, seeds=truth.seeds)
+    seen, maps = [], []
+    for t in range(min(frames, truth.future.shape[1])):
+        state, frame = engine.step(state, truth.future[:, t])
+        seen.append(frame.observation[name])
+        maps.append(engine.picture(state))
+    drawn = [m for m in maps if m is not None]
+    return np.stack(seen, 1), np.stack(drawn, 1)[..., None] if drawn else None
 
 
 def _piece(
-    truth: Truth, name: str, stream: StreamSpec, row: int, dream: np.ndarray, most: int, height: int
+    truth: Truth,
+    name: str,
+    stream: StreamSpec,
+    row: int,
+    dream: np.ndarray,
+    memory: np.ndarray | None,
+    most: int,
+    height: int,
 ) -> np.ndarray:
     """One episode, RGB `(T, h, w, 3)`: the truth's last frame stands while the dream goes on to at least `_LEAST`."""
     true = truth.real_frames(name, row)[truth.context + 1 :]
@@ -97,7 +117,10 @@ def _piece(
     else:
         both = [film.enlarged(film.rgb(values[:length]), height) for values in (held, dream)]
     gap = np.full((length, both[0].shape[1], 4, 3), 24, np.uint8)
-    return np.concatenate([both[0], gap, both[1]], axis=2)
+    columns = [both[0], gap, both[1]]
+    if memory is not None:
+        columns += [gap, film.fitted(film.rgb(memory[:length]), both[0].shape[1])]
+    return np.concatenate(columns, axis=2)
 
 
 def curves(values: np.ndarray, bounds: np.ndarray, side: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..config import to_json
+from ..dynamics import Dynamics, Flow, FlowWedge
 from ..engine import Engine
 from ..errors import ConfigError, ServingError, did_you_mean
 from ..spec import WorldSpec
@@ -61,6 +63,17 @@ class Served:
             possible.append(steps)
         return tuple(possible)
 
+    @cached_property
+    def map(self) -> dict[str, Any] | None:
+        """The form of the map that the world remembers by, as `Opened` tells it; None where memory is no map."""
+        engine = self.engine()
+        dynamics = engine.world.dynamics
+        drawn = dynamics.picture(dynamics.init(1, engine.device, engine.dtype))
+        if drawn is None:
+            return None
+        height, width = drawn.shape[1:]
+        return {"height": height, "width": width, "outline": _outline(dynamics, height, width)}
+
     def recorded(self, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """A recorded context chosen by `seed`: stream -> `(1, c+1, ...)`, actions `(1, c, W)`."""
         starts = self.world.starts
@@ -93,6 +106,7 @@ class Served:
             "fps": spec.fps,
             "steps": self.steps or self.world.decoder.steps,
             "step_choices": list(self.step_choices),
+            "map": self.map,
             "parameters": sum(p.numel() for p in self.world.parameters()),
             "card": self.world.card,
             "card_text": self.card,
@@ -127,6 +141,18 @@ class Catalogue:
             else:
                 self._served[name] = Served(name, World.load(source, self._device), self._steps, _card(source))
         return self._served[name]
+
+
+def _outline(dynamics: Dynamics, height: int, width: int) -> list[tuple[float, float]]:
+    """Corners `(x, y)` of what is in view on a map of these cells; none for a backbone that does not say."""
+    if isinstance(dynamics, Flow):  # the view lies in the middle
+        (h, w), top, left = dynamics.view, (height - dynamics.view[0]) // 2, (width - dynamics.view[1]) // 2
+        return [(left, top), (left + w, top), (left + w, top + h), (left, top + h)]
+    if isinstance(dynamics, FlowWedge):  # the viewer stands in the middle and looks up
+        x, y = width / 2, height / 2
+        aside = y * math.tan(math.radians(dynamics.config.angle / 2))
+        return [(x, y), (x - aside, 0.0), (x + aside, 0.0)]
+    return []
 
 
 def _card(source: str | Path) -> str:

@@ -6,23 +6,33 @@ import numpy as np
 import simplejpeg
 
 from ..spec import WorldSpec
-from .protocol import JPEG, LATE, PICTURE, RAW, REPLAYED, TRUE, VECTOR, Header
+from .protocol import JPEG, LATE, MAP, PICTURE, RAW, REPLAYED, TRUE, VECTOR, Header
 from .session import Shot
 
 EXACT_SIDE = 128  # images up to this many pixels a side travel unchanged
 QUALITY = 90
 
 
-def parts(shot: Shot, spec: WorldSpec, *, session: int, epoch: int, seq: int, gen_us: int, flags: int) -> list[bytes]:
-    """Encode every stream of a shot, then the true environment's, each under its own header."""
-    sides: list[tuple[int, dict[str, np.ndarray], np.ndarray | None]] = [(flags, shot.observation, None)]
+def parts(
+    shot: Shot,
+    spec: WorldSpec,
+    memory: np.ndarray | None = None,
+    *,
+    session: int,
+    epoch: int,
+    seq: int,
+    gen_us: int,
+    flags: int,
+) -> list[bytes]:
+    """Encode every stream of a shot and the map of its `memory`, then the true environment's, each under its header."""
+    sides = [(flags, shot.observation, MAP, memory)]
     if shot.truth is not None:
-        sides.append((flags | TRUE, shot.truth.observation, shot.truth.picture))
+        sides.append((flags | TRUE, shot.truth.observation, PICTURE, shot.truth.picture))
     messages: list[bytes] = []
-    for side, observation, picture in sides:
+    for side, observation, extra, picture in sides:
         items = [(index, observation[name]) for index, name in enumerate(spec.modelled)]
         if picture is not None:
-            items.append((PICTURE, picture))
+            items.append((extra, picture))
         for index, array in items:
             kind, payload, width, height = encode(array)
             header = Header(

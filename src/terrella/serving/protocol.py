@@ -7,8 +7,8 @@ answers with `ack` once it has shown it. No session runs more than `Limits.windo
 Frame header, 32 bytes, little endian: magic `WMF1`, kind u8, session u8, flags u16, epoch u32, frame u32,
 action_seq u32 (the last action consumed), gen_us u32, width u16, height u16, payload_len u32. Flags: bit 0 the frame
 was late, bit 1 it was replayed, bit 2 it is the true environment's; bits 8-15 are the stream's index in the world's
-order, 255 for a rendered picture. A session's epoch grows whenever its past changes (reset, rewind), so that late
-frames of the old past can be told apart.
+order, 255 for a rendered picture, 254 for the map of what the world remembers, where its memory is one. A session's
+epoch grows whenever its past changes (reset, rewind), so that late frames of the old past can be told apart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAGIC = b"WMF1"
 HEADER = struct.Struct("<4sBBHIIIIHHI")
 RAW, JPEG, VECTOR = 0, 1, 5  # 2, 3 and 4 are kept for WebP and H.264
 LATE, REPLAYED, TRUE = 1, 2, 4
-PICTURE = 255  # stream index of a rendered picture
+PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 
 POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
 
@@ -242,7 +242,7 @@ class Header:
 
     @property
     def stream(self) -> int:
-        """Index of the stream, 255 for a rendered picture."""
+        """Index of the stream; `PICTURE` or `MAP` for what is no stream."""
         return self.flags >> 8
 
 
@@ -286,7 +286,11 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Opened:
-    """A session exists; its first frame follows. `about` describes the world, `start` where its context is from."""
+    """A session exists; its first frame follows. `about` describes the world, `start` where its context is from.
+
+    `about["map"]` is null, or what there is to know of the map that comes with every frame: `height`, `width` and
+    `outline`, the corners `[x, y]` of what is in view, right and down in cells (none where it is not known).
+    """
 
     session: int
     world: str

@@ -184,6 +184,7 @@ class EngineThread:
         parts = frames.parts(
             shot,
             session.served.spec,
+            session.memory(),
             session=player.number,
             epoch=player.epoch,
             seq=player.seq,

@@ -65,7 +65,7 @@ class Session:
 
     `truth` runs beside it and is closed with it. `sound` turns false when a step failed half-way: such a session can
     only be closed. `notice` holds a sentence for the person when the true environment failed, until it is read. Raises
-    `ServingError` for a frame out of reach or numbers that are not finite.
+    `ServingError` for a frame out of reach, `WorldError` when the world predicts numbers that are not finite.
     """
 
     def __init__(
@@ -140,6 +140,11 @@ class Session:
             raise ServingError("there is no running true environment to take frames from; reset the session.")
         return self._start(self.shot.frame, *self.truth.start())
 
+    def memory(self) -> np.ndarray | None:
+        """Draw what the world remembers at the present frame, uint8 `(h, w, 1)`; None where memory is no map."""
+        maps = self.served.engine(self.steps).picture(self._state)
+        return None if maps is None else maps[0, :, :, None]
+
     @property
     def oldest(self) -> int:
         """The earliest frame that a rewind can reach."""
@@ -167,8 +172,6 @@ class Session:
         self._state, frame = engine.step(self._state, np.asarray(row, np.float32)[None])
         seen = {name: np.asarray(frame.observation[name][0]) for name in self.served.spec.modelled}
         reward, end = float(frame.reward[0]), float(frame.terminated[0])
-        if not np.isfinite([reward, end]).all() or not all(np.isfinite(a).all() for a in seen.values()):
-            raise ServingError(f"the world's frame {self.shot.frame + 1} is not finite; the session cannot go on.")
         true = None
         if self.truth is not None and self._attempt_truth("step", lambda t: t.step(row)):
             true = self.truth.frame

@@ -1,6 +1,6 @@
 // The socket: JSON out, frames in. Parts of a frame are gathered until the tick that closes it.
 
-export const RAW = 0, JPEG = 1, VECTOR = 5, TRUE = 4, PICTURE = 255;
+export const RAW = 0, JPEG = 1, VECTOR = 5, TRUE = 4, PICTURE = 255, MAP = 254;
 const HEADER = 32, MAGIC = 0x31464d57; // "WMF1", little endian
 
 /** Read one binary message into {kind, session, truth, stream, width, height, data}; null when it is not a frame. */

@@ -1,8 +1,8 @@
 // One session on the page: its pictures or plots, what it has shown so far, and how it is doing.
 
 import { element } from "./card.js";
-import { PICTURE, VECTOR } from "./link.js";
-import { drawImage, drawSpark, drawVector } from "./plot.js";
+import { MAP, PICTURE, VECTOR } from "./link.js";
+import { drawImage, drawSpark, drawVector, outline } from "./plot.js";
 
 const REMEMBER = 2400; // frames kept for looking back
 const SHORT = 40, LONG = 150; // frames across a plot, at the start and at most
@@ -55,6 +55,7 @@ export class Pane {
         this.view(`v${index}`, this.opened.truth ? "World, and truth dashed" : "World", "plot", stream);
       }
     });
+    if (this.about.map) this.memory(this.about.map);
     new ResizeObserver(() => this.layout()).observe(this.holder);
   }
 
@@ -68,14 +69,23 @@ export class Pane {
     return view;
   }
 
+  /** Beside the world, the map that it remembers by; a line around what is in view. */
+  memory(map) {
+    const view = this.view("map", "Memory", "memory", { name: "a map of what the world remembers", shape: [map.height, map.width] });
+    view.marker = outline(map);
+    view.figure.title = "How much the world remembers of each place; the line goes around what is in view";
+    view.figure.append(view.marker);
+    this.holder.firstElementChild.after(view.figure);
+  }
+
   /** Give the canvases the largest size that fits, side by side or one above the other; small frames by whole multiples
    *  of their pixels where that costs little. */
   layout() {
     const views = [...this.views.values()], gap = 10, caption = 24, n = views.length;
     const width = this.holder.clientWidth, height = this.holder.clientHeight;
     if (!width || !height || !n) return;
-    const narrow = innerWidth <= 560; // there the truth is the smaller companion
-    for (const view of views) view.weight = narrow && n > 1 && view.kind === "truth" ? 0.5 : 1;
+    const narrow = innerWidth <= 560; // there truth and memory are smaller companions
+    for (const view of views) view.weight = narrow && n > 1 && (view.kind === "truth" || view.kind === "memory") ? 0.5 : 1;
     const wide = views.reduce((sum, v) => sum + v.aspect * v.weight, 0), tall = views.reduce((sum, v) => sum + 1 / v.aspect, 0);
     const across = Math.min((width - gap * (n - 1)) / wide, height - caption);
     const down = Math.min(width, (height - (caption + gap) * n) / tall); // as a width
@@ -87,8 +97,10 @@ export class Pane {
       const times = view.rows && view.rows <= 128 ? Math.floor((h * ratio) / view.rows) : 0;
       const whole = (times * view.rows) / ratio;
       if (whole > 0.86 * h) h = whole;
-      view.canvas.style.height = `${h}px`;
-      view.canvas.style.width = `${Math.round(h * view.aspect)}px`;
+      for (const { style } of [view.canvas, view.marker ?? view.canvas]) {
+        style.height = `${h}px`;
+        style.width = `${Math.round(h * view.aspect)}px`;
+      }
       view.canvas.classList.toggle("crisp", view.rows > 0 && view.rows <= 128);
     }
     if (this.shown) this.plots(this.shown);
@@ -134,7 +146,7 @@ export class Pane {
     this.shown = tick;
     for (const part of tick.parts) {
       if (part.kind === VECTOR) continue;
-      const key = part.stream === PICTURE ? "picture" : `${part.truth ? "t" : "w"}${part.stream}`;
+      const key = { [PICTURE]: "picture", [MAP]: "map" }[part.stream] ?? `${part.truth ? "t" : "w"}${part.stream}`;
       let view = this.views.get(key);
       if (!view) {
         view = this.view(key, "Truth, rendered", "truth");

@@ -22,6 +22,18 @@ export async function drawImage(canvas, part) {
   }
 }
 
+/** Return a drawing to lay over a map of `height` x `width` cells: the line around what is in view, by its corners. */
+export function outline({ height, width, outline: corners }) {
+  const make = (tag, attributes) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  };
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  svg.append(make("polygon", { points: corners.map((corner) => corner.join(",")).join(" ") }));
+  return svg;
+}
+
 function fit(canvas) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.max(1, Math.round(canvas.clientWidth * ratio)), height = Math.max(1, Math.round(canvas.clientHeight * ratio));
