@@ -94,7 +94,7 @@ def train(
             run.journal.say("interrupted; the same command goes on from here")
             raise
     world.record = run.record
-    world.starts = _starts(data)
+    world.starts = _starts(data, frames=max(5, recipe.seen) if recipe.blind else 5)
     world.eval().requires_grad_(False)
     if out:
         world.save(out)
