@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def rotation(positions: Tensor, channels: int, longest: float) -> Tensor:
-    """Compute cosines and sines for positions `(..., axes)`: `(2, ..., channels // 2)`.
+    """Compute cosines and signed sines for positions `(..., axes)`: `(2, ..., channels)`.
 
     `longest` is the largest distance to tell apart, in positions; periods run from 2 to four times that.
     """
@@ -25,11 +25,12 @@ def rotation(positions: Tensor, channels: int, longest: float) -> Tensor:
         frequency = (2 * math.pi / periods).to(positions.device, positions.dtype)
         angles.append(positions[..., axis, None] * frequency)
     angle = torch.cat(angles, -1)
-    return torch.stack([angle.cos(), angle.sin()])
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the channel pairs of `x` `(..., channels)` by `turn` from `rotation`, which broadcasts against it."""
     a, b = x.chunk(2, -1)
-    cos, sin = turn[0].to(x.dtype), turn[1].to(x.dtype)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    cos, sin = turn.to(x.dtype).unbind()
+    return torch.addcmul(x * cos, torch.cat([b, a], -1), sin)
