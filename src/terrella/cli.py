@@ -42,7 +42,8 @@ def record(
         out: Folder of the dataset; an existing one is appended to.
         steps: Transitions to record.
         episodes: Episodes to record, if fewer.
-        policy: Who acts: random, random with each action repeated a few steps, cover (see all places, then random) or wall-walk (in block worlds).
+        policy: Who acts: random, sticky-random (repeats each action a few steps), cover (sees all places, then acts at
+            random) or wall-walk (in block worlds).
         seed: Decides everything that is random.
         max_episode_steps: Cut episodes there.
         pixels: Record rendered frames instead of the environment's own observations.
