@@ -14,6 +14,7 @@ from terrella.decoders import Regression, RegressionConfig, Shortcut, ShortcutCo
 from terrella.errors import ConfigError, StateError
 from terrella.nn.actions import ActionEmbedding
 from terrella.nn.attention import attend
+from terrella.nn.conv import Conv3x3
 from terrella.nn.latents import Noise
 from terrella.nn.layers import LevelEmbedding, RMSNorm, SwiGLU, modulate
 from terrella.nn.noise import CONTEXT, SAMPLE, chance, keyed_normal
@@ -437,3 +438,14 @@ def test_regression_is_the_expectation():
     assert torch.equal(decoder.sample(lambda n, level: z, draw(2, 4, 3, seed=1)), z)
     with pytest.raises(ConfigError, match="exactly 1"):
         decoder.sample(lambda n, level: z, z, 2)
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_one_small_image_is_convolved_as_in_a_batch(size: int) -> None:
+    torch.manual_seed(0)
+    conv = Conv3x3(64, 8)
+    image = torch.randn(1, 64, size, size, requires_grad=True)
+    alone, beside = conv(image), conv(torch.cat([image, image]))[:1]
+    assert torch.allclose(alone, beside, atol=1e-5)
+    grads = [torch.autograd.grad(x.square().sum(), [image, conv.weight]) for x in (alone, beside)]
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(*grads))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from ..nn.conv import Conv3x3
 from ..nn.latents import TokenSpec
 from ..registry import register
 from ..spec import StreamSpec
@@ -67,7 +68,7 @@ class Conv(Tokenizer):
         widths = [config.width * 3 ** min(i, 1) // 2 ** min(i, 1) for i in range(levels + 1)]
         folded = colours * config.fold**2
 
-        down: list[nn.Module] = [nn.PixelUnshuffle(config.fold), nn.Conv2d(folded, widths[0], 3, padding=1)]
+        down: list[nn.Module] = [nn.PixelUnshuffle(config.fold), Conv3x3(folded, widths[0])]
         for i, width in enumerate(widths):
             down += [_Residual(width) for _ in range(config.blocks)]
             if i < levels:
@@ -75,12 +76,12 @@ class Conv(Tokenizer):
         down += [nn.Conv2d(widths[-1], config.channels, 1)]
         self.encoder = nn.Sequential(*down)
 
-        up: list[nn.Module] = [nn.Conv2d(config.channels, widths[-1], 3, padding=1)]
+        up: list[nn.Module] = [Conv3x3(config.channels, widths[-1])]
         for i in reversed(range(levels + 1)):
             up += [_Residual(widths[i]) for _ in range(config.blocks + (i == levels))]
             if i > 0:
                 up += [nn.Conv2d(widths[i], 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
-        up += [nn.Conv2d(widths[0], folded, 3, padding=1), nn.PixelShuffle(config.fold)]
+        up += [Conv3x3(widths[0], folded), nn.PixelShuffle(config.fold)]
         self.decoder = nn.Sequential(*up)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -116,7 +117,7 @@ class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.GroupNorm(8 if width % 8 == 0 else 1, width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.first = Conv3x3(width, width)
         self.second = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
