@@ -6,7 +6,7 @@ import torch
 from terrella.dynamics import Flow, FlowConfig
 from terrella.errors import ConfigError
 from terrella.laws import shaken
-from terrella.nn.flow_map import FlowMap, SelfMotion, sliding
+from terrella.nn.flow_map import Canvas, FlowMap, SelfMotion, look, sliding
 from terrella.nn.latents import TokenSpec
 from terrella.spec import ActionSpec, Motion
 
@@ -82,7 +82,7 @@ def test_places_are_shifts():
     """Reading at a place is rolling the map there, for offsets of any sign and size."""
     maps = torch.randn(2, 9, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
     at = torch.randint(-20, 20, (2, 9, 2), generator=torch.Generator().manual_seed(1))
-    seen = FlowMap(SIDE, (3, 4), 1).read(maps, FlowMap(SIDE, (3, 4), 1).places(at % SIDE))
+    seen = look(maps, FlowMap(SIDE, (3, 4), 1).places(at % SIDE))
     for b in range(2):
         for v in range(9):
             whole = maps[b, v].roll(tuple((-at[b, v]).tolist()), (0, 1))
@@ -168,3 +168,24 @@ def test_expecting_the_motion_is_learned():
         optimizer.step()
     found = part.motion.shifts[part.motion.expect(torch.arange(3.0)[:, None]).argmax(-1)]
     assert torch.equal(found, moves)
+
+
+def test_writing_in_place_gives_the_gradients_of_copies() -> None:
+    torch.manual_seed(0)
+    maps, first = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    places, weight = torch.tensor([[0, 2, 5], [2, 1, 4]]), torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def in_place() -> torch.Tensor:
+        canvas = Canvas(maps)
+        canvas.write(places[0], first * weight)
+        seen = canvas.read(places[1])
+        canvas.write(places[1], seen.sin() * weight)
+        return torch.cat([seen, canvas.read(torch.arange(6))]).square().sum()
+
+    def copied() -> torch.Tensor:
+        flat = maps.view(6, 4).index_copy(0, places[0], first * weight)
+        seen = flat[places[1]]
+        return torch.cat([seen, flat.index_copy(0, places[1], seen.sin() * weight)]).square().sum()
+
+    for ours, theirs in zip(*(torch.autograd.grad(f(), [first, weight]) for f in (in_place, copied))):
+        assert torch.allclose(ours, theirs, rtol=1e-12)

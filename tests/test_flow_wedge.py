@@ -27,7 +27,12 @@ def seen(backbone, *actions, start=(LEFT, FORWARD)):
     for n, row in enumerate((*start, *actions)):
         z = torch.randn(1, TOKENS.n, TOKENS.channels, generator=generator, dtype=torch.float64)
         slabs, _ = backbone.commit(slabs, row, z, torch.full((1,), float(n < len(start))))
-    return backbone.egocentric(slabs.recurrent["map"], slabs.recurrent["pose"].long())[0]
+    return ego_map(backbone, slabs)
+
+
+def ego_map(backbone, slabs):
+    """`(V, S, S, F)`."""
+    return backbone.egocentric(slabs.recurrent["map"], slabs.recurrent["pose"].long())[0].movedim(2, 0)
 
 
 def flowed(ego, turns):
@@ -77,7 +82,7 @@ def test_only_the_wedge_is_written():
     backbone = part()
     slabs = backbone.init(1, dtype=torch.float64)
     slabs, _ = backbone.commit(slabs, LEFT, torch.randn(1, 4, 6, dtype=torch.float64), torch.ones(1))
-    ego = backbone.egocentric(slabs.recurrent["map"], slabs.recurrent["pose"].long())[0]
+    ego = ego_map(backbone, slabs)
     inside = torch.zeros(9, 9, dtype=torch.bool)
     inside[tuple((wedge(4, 60.0) + 4).T)] = True
     assert (ego.abs().amax((0, -1)) > 0).equal(inside)
@@ -92,7 +97,7 @@ def test_a_closed_mixer_leaves_the_maps_alone():
     with_mixer, without = part(mixer=4), part()
     with_mixer.mixer.leave.bias.data[: 5 * 3] = -1e9
     with_mixer.mixer.leave.weight.data.zero_()
-    maps = torch.randn(1, 5, 9, 9, 3, dtype=torch.float64)
+    maps = torch.randn(1, 9, 9, 5, 3, dtype=torch.float64)
     assert torch.equal(with_mixer._flow(maps), without._flow(maps))
 
 

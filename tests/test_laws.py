@@ -42,6 +42,8 @@ SMALL = {
         {"dim": 32, "heads": 2, "layers": 3, "every": 2, "window": 4, "sinks": 1},
         {"dim": 32, "heads": 2, "layers": 2, "every": 1, "window": 5, "sinks": 0},
         {"dim": 32, "heads": 1, "layers": 1, "every": 4, "window": 1, "sinks": 2},
+        {"dim": 24, "layers": 3, "every": 2, "window": 3, "sinks": 2, "history": 3, "fetch": 1, "stride": 2},
+        {"dim": 32, "heads": 2, "layers": 1, "window": 4, "sinks": 0, "history": 6, "fetch": 2},
     ],
     "ssm": [
         {"dim": 32, "heads": 2, "layers": 2, "scan_heads": 4, "state": 8},
@@ -50,11 +52,17 @@ SMALL = {
     "hybrid": [
         {"dim": 32, "heads": 2, "layers": 3, "every": 2, "window": 4, "sinks": 1, "scan_heads": 4, "state": 8},
         {"dim": 16, "heads": 1, "layers": 1, "window": 1, "track_layers": 2, "scan_heads": 1, "state": 3},
+        {"dim": 16, "heads": 1, "layers": 1, "window": 3, "history": 5, "fetch": 1, "scan_heads": 1, "state": 3},
     ],
     "token_memory": [
         {"dim": 32, "heads": 2, "layers": 1, "slots": 6, "reads": 4},
         {"dim": 16, "heads": 1, "layers": 2, "slots": 1, "reads": 1},
     ],
+    "rssm": [
+        {"dim": 32, "blocks": 2, "groups": 4, "classes": 4, "hidden": 16, "width": 16, "layers": 1, "heads": 1},
+        {"dim": 16, "blocks": 1, "groups": 1, "classes": 2, "hidden": 8, "width": 16, "layers": 2, "heads": 2},
+    ],
+    "reaction_diffusion": [{"dim": 32}, {"dim": 12, "groups": 3, "steps": 1, "settle": 1, "scales": 1, "mlp": 1.0}],
     "conv": [{"width": 16}, {"width": 16, "stride": 16, "blocks": 2}],
     "fsq": [{"width": 16}, {"width": 16, "digits": 3, "levels": 5}],
     "vector": [{}, {"channels": 4, "hidden": 8}],
@@ -183,14 +191,16 @@ class Leaky(Dynamics):
         outcome = total.mean((-1, -2))
         return slabs.append({}, {"sum": total}), Outcome(outcome, -outcome)
 
-    def parallel(self, z_BTNZ, action_BTW, tau_BT):
+    def parallel(self, z_BTNZ, action_BTW, tau_BT, since=0):
         past, total = [], torch.zeros_like(z_BTNZ[:, 0])
         for t in range(z_BTNZ.shape[1]):
             past.append(total)
             total = 0.5 * total + torch.tanh(z_BTNZ[:, t]) * tau_BT[:, t, None, None].to(total)
         shown = [*past[1:], total] if self.fault == "future" else past
         sums = torch.stack([*past[1:], total], 1).mean((-1, -2))
-        return Outcome(sums, -sums), lambda z, noise: self._expect(torch.stack(shown, 1), action_BTW, z, noise)
+        return Outcome(sums, -sums), self.last(
+            lambda z, noise: self._expect(torch.stack(shown, 1), action_BTW, z, noise), since
+        )
 
 
 def test_a_recurrent_backbone_keeps_the_laws():

@@ -60,6 +60,31 @@ _PAPERS = {
   author = {Ryoo, Michael S. and Gopalakrishnan, Keerthana and Kahatapitiya, Kumara and Xiao, Ted and Rao, Kanishka and
   Stone, Austin and Lu, Yao and Ibarz, Julian and Arnab, Anurag}, journal = {arXiv:2211.09119}, year = {2022}
 }""",
+    "dreamer3": """@article{hafner2023dreamerv3,
+  title = {Mastering Diverse Domains through World Models},
+  author = {Hafner, Danijar and Pasukonis, Jurgis and Ba, Jimmy and Lillicrap, Timothy},
+  journal = {arXiv:2301.04104}, year = {2023}
+}""",
+    "fluidworld": """@article{polly2026fluidworld,
+  title = {FluidWorld: Reaction-Diffusion Dynamics as a Predictive Substrate for World Models},
+  author = {Polly, Fabien},
+  journal = {arXiv:2603.21315}, year = {2026}
+}""",
+    "worldmem": """@article{xiao2025worldmem,
+  title = {WORLDMEM: Long-term Consistent World Simulation with Memory},
+  author = {Xiao, Zeqi and Lan, Yushi and Zhou, Yifan and Ouyang, Wenqi and Yang, Shuai and Zeng, Yanhong and
+  Pan, Xingang}, journal = {arXiv:2504.12369}, year = {2025}
+}""",
+    "memoryforcing": """@article{huang2025memoryforcing,
+  title = {Memory Forcing: Spatio-Temporal Memory for Consistent Scene Generation on Minecraft},
+  author = {Huang, Junchao and Hu, Xinting and Han, Boyao and Shi, Shaoshuai and Tian, Zhuotao and He, Tianyu and
+  Jiang, Li}, journal = {arXiv:2510.03198}, year = {2025}
+}""",
+    "magicworld": """@article{li2025magicworld,
+  title = {MagicWorld: Interactive Geometry-driven Video World Exploration},
+  author = {Li, Guangyuan and Zheng, Siming and Xu, Shuolin and Chen, Jinwei and Li, Bo and Hu, Xiaobin and Zhao, Lei
+  and Jiang, Peng-Tao}, journal = {arXiv:2511.18886}, year = {2025}
+}""",
     "fsq": """@article{mentzer2023fsq,
   title = {Finite Scalar Quantization: VQ-VAE Made Simple},
   author = {Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael},
@@ -92,6 +117,9 @@ _USED = {
     ("dynamics", "ssm"): ("mamba", "ssd", "ssmvideo", "rotary", "dit"),
     ("dynamics", "hybrid"): ("edeline", "mamba", "ssd", "dreamer4", "rotary", "dit", "sinks"),
     ("dynamics", "token_memory"): ("ttm", "rotary", "dit"),
+    ("dynamics", "rssm"): ("dreamer3", "rotary", "dit"),
+    ("dynamics", "reaction_diffusion"): ("fluidworld",),
+    ("dynamics", "history"): ("worldmem", "magicworld", "memoryforcing"),
     ("decoder", "masked"): ("maskgit", "mineworld", "deltairis"),
     ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
     ("tokenizer", "fsq"): ("fsq",),
@@ -103,6 +131,7 @@ def cite(world: World) -> str:
     """Return the BibTeX entries of the papers whose ideas this world's parts compute."""
     config = world.config
     parts = [("dynamics", config.dynamics.name), ("decoder", config.decoder.name)]
+    parts += [("dynamics", "history")] if config.dynamics.config.get("history") else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
     keys = dict.fromkeys(key for part in parts for key in _USED.get(part, ()))
     return "\n\n".join(_PAPERS[key] for key in keys)

@@ -91,6 +91,9 @@ def streaming_equals_parallel(dynamics: Dynamics, dtype: torch.dtype = torch.flo
     _, streamed = _stream(part, part.init(BATCH, dtype=dtype), clip)
     remedy = "`parallel` must show each frame the same past as `commit` leaves: window, sinks, positions and levels."
     close("streamed and parallel predictions", _parallel(part, clip), streamed, TOLERANCE[dtype], remedy)
+    half, tail = clip.length // 2, clip.span(clip.length // 2, clip.length)
+    late = part.parallel(clip.z, clip.action, clip.level, half)[1](tail.noisy, Noise(tail.tau, tail.d)).flatten(2)
+    close("late predictions", late, streamed[:, half:, : late.shape[2]], TOLERANCE[dtype], remedy)
 
 
 def future_changes_no_past(dynamics: Dynamics, dtype: torch.dtype = torch.float64) -> None:
@@ -374,8 +377,7 @@ def _clip(part: Dynamics, length: int, dtype: torch.dtype, seed: int = 0) -> _Cl
 
 
 def _ready(dynamics: Dynamics, dtype: torch.dtype) -> tuple[Dynamics, _Clip]:
-    """A shaken copy, and clips of more than three times what it remembers."""
-    part = shaken(dynamics, dtype)
+    part = shaken(dynamics, dtype)  # and clips of more than three times what it remembers
     return part, _clip(part, 3 * part.spec.capacity + 2 if part.spec.capacity else 12, dtype)
 
 

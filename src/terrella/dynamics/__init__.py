@@ -4,11 +4,14 @@ from .base import Dynamics
 from .flow import Flow, FlowConfig
 from .flow_wedge import FlowWedge, FlowWedgeConfig
 from .hybrid import Hybrid, HybridConfig
+from .reaction_diffusion import ReactionDiffusion, ReactionDiffusionConfig
+from .rssm import RSSM, RSSMConfig
 from .ssm import SSM, SSMConfig
 from .token_memory import TokenMemory, TokenMemoryConfig
 from .transformer import Transformer, TransformerConfig
 
 __all__ = [
+    "RSSM",
     "SSM",
     "Dynamics",
     "Flow",
@@ -17,6 +20,9 @@ __all__ = [
     "FlowWedgeConfig",
     "Hybrid",
     "HybridConfig",
+    "RSSMConfig",
+    "ReactionDiffusion",
+    "ReactionDiffusionConfig",
     "SSMConfig",
     "TokenMemory",
     "TokenMemoryConfig",

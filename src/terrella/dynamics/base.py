@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.slabs import Slabs, StateSpec
@@ -52,12 +53,25 @@ class Dynamics(nn.Module, ABC):
         """Write one frame, known or sampled, whose signal level is `tau_B`, and read its outcome. Consumes `slabs`."""
 
     @abstractmethod
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """Commit T frames at once.
 
-        Returns the outcome of each, and a function that predicts every frame from the frames before it (it may be
-        called many times; `z` is `(B, T, N, Z)`).
+        Returns the outcome of each, and a function that predicts each frame from `since` on from the frames before it
+        (it may be called many times; `z` is `(B, T - since, N, Z)`).
         """
+
+    @staticmethod
+    def last(predict: Predict, since: int) -> Predict:
+        """Drop predictions before `since`, for a backbone that makes all of them at once."""
+        if since == 0:
+            return predict
+
+        def tail(z: Tensor | None, noise: Noise | None) -> Tensor:
+            z = z if z is None else F.pad(z, (0, 0, 0, 0, since, 0))
+            noise = noise if noise is None else Noise(F.pad(noise.tau, (since, 0)), F.pad(noise.d, (since, 0)))
+            return predict(z, noise)[:, since:]
+
+        return tail
 
     def picture(self, slabs: Slabs) -> Tensor | None:
         """Draw what is remembered as maps `(B, h, w)` in [0, 1], for people; None where memory has no such form."""

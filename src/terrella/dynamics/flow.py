@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from ..actions import width
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
-from ..nn.flow_map import FlowMap, SelfMotion, sliding
+from ..nn.flow_map import Canvas, FlowMap, SelfMotion, look, sliding
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding
 from ..nn.shift import InferredMotion
@@ -105,7 +105,7 @@ class Flow(Dynamics):
         kept = slabs.scratch.get("seen")  # the same for all denoising steps of a frame
         if not isinstance(kept, tuple) or kept[0] is not action_BW:
             at = self._move(slabs.recurrent["place"].long(), self._expected_motion(action_BW))
-            kept = action_BW, self._expect(slabs.recurrent["map"], at)
+            kept = action_BW, self._expect(look(slabs.recurrent["map"], self.map.places(at, HALO)))
             slabs.scratch["seen"] = kept
         return self._unfold(self.head(kept[1], action_BW, self._fold(z_BNZ), noise))
 
@@ -119,16 +119,17 @@ class Flow(Dynamics):
             motion = torch.where((seen * r["there"] > 0)[:, None], found, motion)
             there = {"last": frame, "there": seen}
         at = self._move(r["place"].long(), motion)
-        maps = self.cell(self.map, r["map"], at, frame, tau_B)
-        outcome = self._outcome(self._expect(maps, at, 0))
-        return slabs.append({}, {"map": maps, "place": at.to(r["place"].dtype), **there}), outcome
+        canvas = Canvas(r["map"])
+        self.cell(self.map, canvas, at, frame, tau_B)
+        outcome = self._outcome(self._expect(canvas.read(self.map.places(at))))
+        return slabs.append({}, {"map": canvas.maps, "place": at.to(r["place"].dtype), **there}), outcome
 
     # whole clips
 
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`. Maps follow one another in time; views are read out all at once."""
         slabs = self.init(len(z_BTNZ), z_BTNZ.device, self.head.leave.weight.dtype)
-        maps, at = slabs.recurrent["map"], slabs.recurrent["place"].long()
+        canvas, at = Canvas(slabs.recurrent["map"]), slabs.recurrent["place"].long()
         frames, seen = self._fold(z_BTNZ), (tau_BT > 0).any(0).tolist()
         guessed = motion = self._expected_motion(action_BTW)
         extra = None
@@ -136,15 +137,16 @@ class Flow(Dynamics):
             motion, extra = self._found_motion(frames, tau_BT, action_BTW, guessed)
         expected, after = [], []
         for t in range(z_BTNZ.shape[1]):
-            expected.append(self._expect(maps, self._move(at, guessed[:, t])))
+            if t >= since:
+                expected.append(self._expect(canvas.read(self.map.places(self._move(at, guessed[:, t]), HALO))))
             at = self._move(at, motion[:, t])
             if seen[t]:
-                maps = self.cell(self.map, maps, at, frames[:, t], tau_BT[:, t])
-            after.append(self._expect(maps, at, 0))
+                self.cell(self.map, canvas, at, frames[:, t], tau_BT[:, t])
+            after.append(self._expect(canvas.read(self.map.places(at))))
         views = torch.stack(expected, 1)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
-            return self._unfold(self.head(views, action_BTW, self._fold(z), noise))
+            return self._unfold(self.head(views, action_BTW[:, since:], self._fold(z), noise))
 
         return replace(self._outcome(torch.stack(after, 1)), extra=extra), predict
 
@@ -152,7 +154,7 @@ class Flow(Dynamics):
         """Draw what would be seen at each place of the map, as far as it is uncommon; the view in the middle."""
         maps, at = slabs.recurrent["map"], slabs.recurrent["place"].long()
         side = self.map.side
-        around = self.map.read(maps, self.map.places(at, HALO, (side, side))).amax(1)
+        around = self._expect(look(maps, self.map.places(at, HALO, (side, side))))
         none = torch.full((len(at), width(self.action)), torch.nan, device=at.device)
         seen = self.head(around, none, None, None)
         unlike = (seen - seen.flatten(1, 2).median(1).values[:, None, None]).abs().mean(-1)
@@ -178,9 +180,10 @@ class Flow(Dynamics):
         loss = F.cross_entropy(self.motion.expect(action).flatten(0, 1).float(), index.flatten(), reduction="none")
         return torch.where(both[..., None], self.motion.shifts[index], guessed), loss.view(tau.shape) * both
 
-    def _expect(self, maps: Tensor, at: Tensor, halo: int = HALO) -> Tensor:
-        """What the maps hold at the view and a halo around it, `(B, h, w, F)`: the strongest velocity wins."""
-        return self.map.read(maps, self.map.places(at, halo)).amax(1)
+    @staticmethod
+    def _expect(views_BVhwF: Tensor) -> Tensor:
+        """What is expected of what each velocity's map holds, `(B, h, w, F)`: the strongest wins."""
+        return views_BVhwF.amax(1)
 
     def _outcome(self, views: Tensor) -> Outcome:
         reward, end = self.outcome(views.mean((-2, -3))).unbind(-1)
@@ -205,16 +208,16 @@ class _Gated(nn.Module):
         self.level = LevelEmbedding(c.width)
         self.update = nn.Conv2d(c.width, 2 * c.features, 1)
 
-    def forward(self, flow: FlowMap, maps: Tensor, at: Tensor, z: Tensor, tau: Tensor) -> Tensor:
+    def forward(self, flow: FlowMap, canvas: Canvas, at: Tensor, z: Tensor, tau: Tensor) -> None:
         places = flow.places(at, 1)
-        around = flow.read(maps, places)  # (B, V, h + 2, w + 2, F)
+        around = canvas.read(places)  # (B, V, h + 2, w + 2, F)
         old = self.old(around.flatten(0, 1).movedim(-1, 1)).unflatten(0, places.shape[:2])
         new = self.new(self.encoder(z, flow.side, 1)) + self.level(tau)[..., None, None]
         x = self.update(F.silu(old + new[:, None]).flatten(0, 1)).unflatten(0, places.shape[:2]).movedim(2, -1)
         gate, value = x.chunk(2, -1)
         there = around[:, :, 1:-1, 1:-1]
         gate = gate.sigmoid() * (tau > 0)[:, None, None, None, None]
-        return flow.write(maps, places[:, :, 1:-1, 1:-1], there + gate * (value.tanh() - there))
+        canvas.write(places[:, :, 1:-1, 1:-1], there + gate * (value.tanh() - there))
 
 
 class _Recurrent(nn.Module):
@@ -226,7 +229,8 @@ class _Recurrent(nn.Module):
         self.encoder = nn.Conv2d(channels, c.features, 3, padding=2, bias=False)
         nn.init.dirac_(self.mixer.weight)
 
-    def forward(self, flow: FlowMap, maps: Tensor, at: Tensor, z: Tensor, tau: Tensor) -> Tensor:
+    def forward(self, flow: FlowMap, canvas: Canvas, at: Tensor, z: Tensor, tau: Tensor) -> None:
+        maps = canvas.maps
         seen = (tau > 0)[:, None, None, None, None]
         mixed = self.mixer(maps.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).reshape(maps.shape)
         frame = self.encoder(z.movedim(-1, 1)).movedim(1, -1)  # the halo of a view spills into the map
@@ -234,7 +238,8 @@ class _Recurrent(nn.Module):
         added = torch.zeros_like(mixed).reshape(-1, mixed.shape[-1])
         spread = frame[:, None].expand(*places.shape, -1).reshape(-1, mixed.shape[-1]).to(mixed.dtype)
         added = added.index_add(0, places.flatten(), spread).view(mixed.shape)
-        return torch.where(seen, F.relu(mixed + added).to(maps.dtype), maps)
+        new = F.relu(mixed + added).to(maps.dtype).reshape(canvas.cells.shape)
+        canvas.cells = torch.where(seen.expand(*maps.shape[:-1], 1).reshape(-1, 1), new, canvas.cells)
 
 
 class _Encoder(nn.Module):

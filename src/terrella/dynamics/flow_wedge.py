@@ -19,6 +19,7 @@ Ref: FloWM, arXiv 2601.01075, block world (wedge of the view, gated write, readi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -54,7 +55,7 @@ class FlowWedgeConfig:
     dim: int = 64
     layers: int = 2
     heads: int = 4
-    mixer: int = 48
+    mixer: int = 32
     velocities: bool = True
     self_motion: bool = True
 
@@ -69,7 +70,7 @@ class FlowWedgeConfig:
 class FlowWedge(Dynamics):
     """A backbone for views from inside a world of which actions turn by quarters and step by cells.
 
-    Memory a session: `5 (2 reach + 1)^2 features` numbers and a pose.
+    Memory a session: `(2 reach + 1)^2 5 features` numbers and a pose.
     """
 
     Config = FlowWedgeConfig
@@ -87,14 +88,14 @@ class FlowWedge(Dynamics):
         if action.motion and action.motion.frame != "body":
             raise ConfigError("this world's view slides without turning; take the backbone `flow` for it.")
         self.side, count = 2 * c.reach + 1, len(VELOCITIES) if c.velocities else 1
-        self.spec = StateSpec({"map": SlabSpec((count, self.side, self.side, c.features)), "pose": SlabSpec((3,))})
+        self.spec = StateSpec({"map": SlabSpec((self.side, self.side, count, c.features)), "pose": SlabSpec((3,))})
         self.motion = SelfMotion(action)
         self.register_buffer("wedge", wedge(c.reach, c.angle), persistent=False)
         self.register_buffer("drift", _drift(self.side, count), persistent=False)
         self.mixer = _Mixer(c, count) if c.mixer else None
-        self.writer = _Writer(c, tokens, len(self.wedge))
+        self.writer = _Writer(c, tokens)
         self.cell = _Cell(c)
-        self.reader = _Reader(c, tokens, len(self.wedge), action)
+        self.reader = _Reader(c, tokens, action)
         self.outcome = nn.Sequential(nn.Linear(c.features, c.dim), nn.SiLU(), nn.Linear(c.dim, 2))
         nn.init.zeros_(self.outcome[2].weight)  # pyright: ignore[reportArgumentType]
         self.outcome[2].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
@@ -106,17 +107,17 @@ class FlowWedge(Dynamics):
     ) -> Tensor:
         """See `Dynamics.predict`."""
         view = self._moved(slabs, action_BW)[3]
-        return self.reader(view.amax(1), action_BW, z_BNZ, noise)
+        return self.reader(view.amax(-2), action_BW, z_BNZ, noise)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
         """See `Dynamics.commit`."""
         maps, pose, places, view = self._moved(slabs, action_BW)
         maps, view = self._write(maps, places, view, self.writer(z_BNZ, tau_B), tau_B)
-        return slabs.append({}, {"map": maps, "pose": pose.to(maps.dtype)}), self._outcome(view.amax(1))
+        return slabs.append({}, {"map": maps, "pose": pose.to(maps.dtype)}), self._outcome(view.amax(-2))
 
     # whole clips
 
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`. Images and predictions are read all at once; maps follow one another in time."""
         slabs = self.init(len(z_BTNZ), z_BTNZ.device, self.reader.place.dtype)
         maps, pose = slabs.recurrent["map"], slabs.recurrent["pose"].long()
@@ -126,27 +127,27 @@ class FlowWedge(Dynamics):
             maps, pose = self._flow(maps), self._step(pose, action_BTW[:, t])
             places = self._places(pose)
             view = self._read(maps, places)
-            expected.append(view.amax(1))
+            expected.append(view.amax(-2))
             if seen[t]:
                 maps, view = self._write(maps, places, view, evidence[:, t], tau_BT[:, t])
-            after.append(view.amax(1))
-        views = torch.stack(expected, 1)
+            after.append(view.amax(-2))
+        views = torch.stack(expected[since:], 1)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
-            return self.reader(views, action_BTW, z, noise)
+            return self.reader(views, action_BTW[:, since:], z, noise)
 
         return self._outcome(torch.stack(after, 1)), predict
 
     def picture(self, slabs: Slabs) -> Tensor:
         """Draw how much each cell of the map holds beyond what all cells hold, as the viewer faces: ahead is up."""
-        maps = self.egocentric(slabs.recurrent["map"], slabs.recurrent["pose"].long()).amax(1)
+        maps = self.egocentric(slabs.recurrent["map"], slabs.recurrent["pose"].long()).amax(-2)
         held = (maps - maps.flatten(1, 2).median(1).values[:, None, None]).abs().mean(-1)
         return (held / held.amax((1, 2), keepdim=True).clamp(min=1e-6)).float()
 
-    def egocentric(self, maps_BVSSF: Tensor, pose_B3: Tensor) -> Tensor:
+    def egocentric(self, maps_BSSVF: Tensor, pose_B3: Tensor) -> Tensor:
         """The maps as a viewer in the middle has them who faces up; channels keep the velocities of the world."""
-        axis = torch.arange(-self.config.reach, self.config.reach + 1, device=maps_BVSSF.device)
-        return self._read(maps_BVSSF, self._places(pose_B3, torch.cartesian_prod(axis, axis))).view(maps_BVSSF.shape)
+        axis = torch.arange(-self.config.reach, self.config.reach + 1, device=maps_BSSVF.device)
+        return self._read(maps_BSSVF, self._places(pose_B3, torch.cartesian_prod(axis, axis))).view(maps_BSSVF.shape)
 
     # shared by both
 
@@ -180,17 +181,17 @@ class FlowWedge(Dynamics):
         return at[..., 0] * self.side + at[..., 1]
 
     def _read(self, maps: Tensor, places: Tensor) -> Tensor:
-        """Cut out `(B, V, K, F)`."""
-        flat = maps.flatten(2, 3)
-        return flat.gather(2, places[:, None, :, None].expand(-1, flat.shape[1], -1, flat.shape[3]))
+        """Cut out `(B, K, V, F)`."""
+        flat = maps.flatten(3, 4).flatten(1, 2)
+        return flat.gather(1, places[..., None].expand(-1, -1, flat.shape[-1])).unflatten(-1, maps.shape[-2:])
 
     def _write(
         self, maps: Tensor, places: Tensor, view: Tensor, evidence: Tensor, tau: Tensor
     ) -> tuple[Tensor, Tensor]:
-        written = self.cell(view, evidence[:, None], (tau > 0)[:, None, None, None]).to(maps.dtype)
-        flat = maps.flatten(2, 3)
-        index = places[:, None, :, None].expand_as(written)
-        return flat.scatter(2, index, written).view(maps.shape), written
+        written = self.cell(view, evidence[:, :, None], (tau > 0)[:, None, None, None]).to(maps.dtype)
+        flat = maps.flatten(3, 4).flatten(1, 2)
+        index = places[..., None].expand(-1, -1, flat.shape[-1])
+        return flat.scatter(1, index, written.flatten(2)).view(maps.shape), written
 
     def _outcome(self, views: Tensor) -> Outcome:
         reward, end = self.outcome(views.mean(-2)).unbind(-1)
@@ -198,28 +199,49 @@ class FlowWedge(Dynamics):
 
 
 def _drift(side: int, count: int) -> Tensor:
-    """From where each cell of flattened maps `(V S S)` takes its contents when a frame passes."""
-    whole = torch.arange(count * side * side).view(count, side, side)
-    return torch.stack([m.roll(v, (0, 1)) for m, v in zip(whole, VELOCITIES)]).flatten()
+    """From where each cell of flattened maps `(S S V)` takes its contents when a frame passes."""
+    whole = torch.arange(count * side * side).view(side, side, count)
+    return torch.stack([whole[..., i].roll(v, (0, 1)) for i, v in enumerate(VELOCITIES[:count])], -1).flatten()
+
+
+def _bearings(c: FlowWedgeConfig, tokens: TokenSpec) -> tuple[nn.Parameter, nn.Parameter]:
+    """Embed where tokens and cells of the wedge lie, `(N, D)` and `(K, D)`: alike where one is seen in the other.
+
+    For a level camera a cell's column in the image is `tan(bearing) / tan(angle / 2)`, and how far below the horizon
+    its ground is goes as one over its distance. Random waves over these two make the embeddings (Tancik et al., arXiv
+    2006.10739); training starts from them.
+    """
+    slope = math.tan(math.radians(c.angle / 2))
+    down, right = wedge(c.reach, c.angle).double().unbind(-1)
+    ahead = (-down).clamp(min=0.5)
+    cells = torch.stack([(right / ahead / slope).clamp(-1.5, 1.5), 1 / ahead], -1)
+    row, column = torch.tensor(tokens.places, dtype=torch.float64).unbind(-1)
+    across = 2 * (column + 0.5) / (column.max() + 1) - 1
+    below = (2 * (row + 0.5) / (row.max() + 1) - 1).clamp(min=0)
+    image = torch.stack([across, below], -1)
+    waves, phase = 3 * torch.randn(2, c.dim, dtype=torch.float64), 2 * math.pi * torch.rand(c.dim, dtype=torch.float64)
+    place, cell = (torch.cos(x @ waves + phase).float() for x in (image, cells))
+    return nn.Parameter(place), nn.Parameter(cell)
 
 
 class _Mixer(nn.Module):
-    """Lets what moves change its velocity, by what lies around it in all maps: `(B, V, S, S, F)`, kept bounded."""
+    """Lets what moves change its velocity, by what lies around it in all maps: `(B, S, S, V, F)`, kept bounded."""
 
     def __init__(self, c: FlowWedgeConfig, count: int):
         super().__init__()
         wide = count * c.features
-        self.enter = nn.Conv2d(wide, c.mixer, 3, padding=1, padding_mode="circular")
-        self.leave = nn.Conv2d(c.mixer, 2 * wide, 1)
+        self.enter = nn.Linear(wide, c.mixer)
+        self.around = nn.Conv2d(c.mixer, c.mixer, 3, padding=1, padding_mode="circular")
+        self.leave = nn.Linear(c.mixer, 2 * wide)
         nn.init.zeros_(self.leave.weight)
-        nn.init.constant_(self.leave.bias, 0.0)  # pyright: ignore[reportArgumentType]
-        self.leave.bias.data[:wide] = -3.0  # pyright: ignore  (gates begin closed: things go on as they are)
+        nn.init.constant_(self.leave.bias, 0.0)
+        self.leave.bias.data[:wide] = -3.0  # gates begin closed: things go on as they are
 
     def forward(self, maps: Tensor) -> Tensor:
-        x = maps.permute(0, 1, 4, 2, 3).flatten(1, 2)
-        gate, value = self.leave(F.silu(self.enter(x))).chunk(2, 1)
-        x = x + gate.sigmoid() * (value.tanh() - x)
-        return x.unflatten(1, (maps.shape[1], -1)).permute(0, 1, 3, 4, 2).to(maps.dtype)
+        x = maps.flatten(3)
+        near = self.around(self.enter(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        gate, value = self.leave(F.silu(near)).chunk(2, -1)
+        return torch.lerp(x, value.tanh().to(x.dtype), gate.sigmoid().to(x.dtype)).view(maps.shape)
 
 
 class _Cell(nn.Module):
@@ -244,6 +266,7 @@ class _Attend(nn.Module):
         self.heads = c.heads
         self.norm_q, self.norm_kv, self.norm = RMSNorm(c.dim), RMSNorm(c.dim), RMSNorm(c.dim)
         self.q, self.kv = nn.Linear(c.dim, c.dim, bias=False), nn.Linear(c.dim, 2 * c.dim, bias=False)
+        self.kv.weight.data[: c.dim] = self.q.weight.data  # begins by looking at what lies in the same direction
         self.out, self.mlp = nn.Linear(c.dim, c.dim, bias=False), SwiGLU(c.dim, 2 * c.dim)
 
     def forward(self, x: Tensor, others: Tensor) -> Tensor:
@@ -256,11 +279,10 @@ class _Attend(nn.Module):
 class _Writer(nn.Module):
     """What an image says about each cell of the wedge: `(..., N, Z)`, levels `(...)` -> `(..., K, D)`."""
 
-    def __init__(self, c: FlowWedgeConfig, tokens: TokenSpec, cells: int):
+    def __init__(self, c: FlowWedgeConfig, tokens: TokenSpec):
         super().__init__()
         self.enter = nn.Linear(tokens.channels, c.dim)
-        self.place = nn.Parameter(torch.randn(tokens.n, c.dim) * 0.5)
-        self.cells = nn.Parameter(torch.randn(cells, c.dim) * 0.5)
+        self.place, self.cells = _bearings(c, tokens)
         self.level = LevelEmbedding(c.dim)
         self.layers = nn.ModuleList(_Attend(c) for _ in range(c.layers))
 
@@ -275,11 +297,10 @@ class _Writer(nn.Module):
 class _Reader(nn.Module):
     """What an image will show of the cells in view, `(..., K, F)` -> `(..., N, Z)`."""
 
-    def __init__(self, c: FlowWedgeConfig, tokens: TokenSpec, cells: int, action: ActionSpec):
+    def __init__(self, c: FlowWedgeConfig, tokens: TokenSpec, action: ActionSpec):
         super().__init__()
         self.enter = nn.Linear(c.features, c.dim)
-        self.cells = nn.Parameter(torch.randn(cells, c.dim) * 0.5)
-        self.place = nn.Parameter(torch.randn(tokens.n, c.dim) * 0.5)
+        self.place, self.cells = _bearings(c, tokens)
         self.noisy = nn.Linear(tokens.channels, c.dim)
         self.act = ActionEmbedding(action, c.dim)
         self.tau, self.d = LevelEmbedding(c.dim), LevelEmbedding(c.dim)

@@ -5,6 +5,9 @@ constant size. Asked under the action that leads to the next frame, it gives a v
 the tokens and, their mean, to the condition of a block-causal transformer, which has the last `window` frames in full.
 Committed frames carry them too, so that keys, rewards and ends know of the long past.
 
+Frames fetched from a `history` are chosen by what the track knows, too. A pose that it learned to sum up is then a
+reason to fetch.
+
 The track is asked once a frame, whatever the number of denoising steps, and what it says begins at zero: the hybrid
 begins as its transformer.
 
@@ -15,7 +18,7 @@ transformer, not a U-Net; memory is kept at each token's place, not as one vecto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
@@ -41,6 +44,9 @@ class HybridConfig:
     every: int = 4
     window: int = 16
     sinks: int = 0
+    history: int = 0
+    fetch: int = 4
+    stride: int = 1
     track_layers: int = 1
     scan_heads: int = 6
     state: int = 16
@@ -55,7 +61,8 @@ class HybridConfig:
     @property
     def transformer(self) -> TransformerConfig:
         """The settings of the transformer inside."""
-        return TransformerConfig(self.dim, self.layers, self.heads, self.mlp, self.every, self.window, self.sinks)
+        shared = (f.name for f in fields(TransformerConfig))
+        return TransformerConfig(**{name: getattr(self, name) for name in shared})
 
 
 @register("dynamics", "hybrid")
@@ -103,10 +110,10 @@ class Hybrid(Dynamics):
 
     # whole clips
 
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`."""
         _, ask = self.track.clip(z_BTNZ, action_BTW, tau_BT, through=False)
-        return self.transformer.parallel(z_BTNZ, action_BTW, tau_BT, self.recall(ask(None, None)))
+        return self.transformer.parallel(z_BTNZ, action_BTW, tau_BT, since, self.recall(ask(None, None)))
 
     def _recalled(self, slabs: Slabs, action: Tensor) -> Tensor:
         kept = slabs.scratch.get((self.name, "recalled"))  # the same for all passes of a frame

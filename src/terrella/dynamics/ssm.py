@@ -88,7 +88,7 @@ class SSM(Dynamics):
 
     # whole clips
 
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`. The commit stream runs once; its states serve every call of what is returned."""
         x, ask = self.track.clip(z_BTNZ, action_BTW, tau_BT)
         previous = F.pad(z_BTNZ[:, :-1], (0, 0, 0, 0, 1, 0))
@@ -97,4 +97,4 @@ class SSM(Dynamics):
             x = ask(z, noise)
             return previous.to(x.dtype) + self.leave(x)
 
-        return self.outcome(x), predict
+        return self.outcome(x), self.last(predict, since)

@@ -127,7 +127,7 @@ class TokenMemory(Dynamics):
 
     # whole clips
 
-    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor) -> tuple[Outcome, Predict]:
+    def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`. Memory is written frame by frame; then all frames are predicted at once."""
         action, unseen = self.act(action_BTW), bool((tau_BT == 0).any())
         told, mods = self._told(action, tau_BT)
@@ -141,9 +141,11 @@ class TokenMemory(Dynamics):
             else:
                 now = x[:, t]
             kept.append(self._commit(kept[t], now, z, tau, mods[:, t]))
-        past = self._past(_Kept(**{n: torch.stack([getattr(k, n) for k in kept[:-1]], 1) for n in self.spec.slabs}))
+        past = self._past(
+            _Kept(**{n: torch.stack([getattr(k, n) for k in kept[since:-1]], 1) for n in self.spec.slabs})
+        )
         outcome = self._outcome(torch.stack([k.read for k in kept[1:]], 1))
-        return outcome, lambda z, noise: self._predict(past, action, z, noise)
+        return outcome, lambda z, noise: self._predict(past, action[:, since:], z, noise)
 
     # shared by both
 

@@ -9,6 +9,7 @@ Notable choices
 - Each token also sees the previous frame's latent at its place, so that motion needs no search.
 - Keys rest without rotation and are turned by their age when read, so positions stay bounded. Sinks have one fixed age.
 - One modulation network for all layers, with a small table a layer.
+- With `history`, a few frames that left the window are fetched by similarity (`terrella.nn.history`).
 
 Ref: Hafner et al., Dreamer 4, arXiv 2509.24527, section 3 (axial attention, sparse in time; QK-norm, RMSNorm, SwiGLU);
 Peebles & Xie, arXiv 2212.09748 (adaLN); Chen et al., PixArt-alpha, arXiv 2310.00426 (one modulation for all layers);
@@ -17,7 +18,7 @@ Yang et al., LongLive, arXiv 2509.22622 (keys kept unrotated); Xiao et al., arXi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.blocks import ChangeHead, FrameBlock, Modulation, OutcomeHead, place_turns
+from ..nn.history import Fetched, History
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm
-from ..nn.rotary import rotate, rotation
+from ..nn.past import ClipPast, SlabPast, age_turns
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
 from ..spec import ActionSpec
@@ -37,7 +39,11 @@ from .base import Dynamics
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Size of the backbone. `every`: one layer in so many attends over time, beginning with the second."""
+    """Size of the backbone. `every`: one layer in so many attends over time, beginning with the second.
+
+    history: 0, or how many frames are kept to fetch `fetch` of them a frame once they have left the window; one frame
+    in `stride` is kept. Training must show clips longer than the window, or fetching is never learned.
+    """
 
     dim: int = 192
     layers: int = 4
@@ -46,22 +52,35 @@ class TransformerConfig:
     every: int = 4
     window: int = 16
     sinks: int = 1
+    history: int = 0
+    fetch: int = 4
+    stride: int = 1
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.heads):
             raise ConfigError(f"dim {self.dim} must be a multiple of 4 x heads ({self.heads}), for rotary pairs.")
         if self.layers < 1 or self.every < 1 or self.window < 1 or self.sinks < 0:
             raise ConfigError("layers, every and window must be at least 1, sinks at least 0.")
+        if self.history < 0 or self.fetch < 1 or self.stride < 1:
+            raise ConfigError("history must be at least 0, fetch and stride at least 1.")
+        if self.history and (self.fetch > self.history or self.history * self.stride <= self.window):
+            raise ConfigError(
+                f"history ({self.history}) must be at least fetch ({self.fetch}), and history x stride "
+                f"({self.history * self.stride}) more than window ({self.window}): what is in it is not fetched."
+            )
 
 
 @register("dynamics", "transformer")
 class Transformer(Dynamics):
     """The default backbone.
 
-    Memory a session: `2 * layers/every * (window + sinks) * N * dim` numbers and one latent.
+    Memory a session: `2 * layers/every * (window + sinks + history) * N * dim` numbers and one latent. What belongs to
+    `history` is copied for each branch of a fork; the window is shared.
     """
 
     Config = TransformerConfig
+    turn: Tensor
+    ages: Tensor
 
     def __init__(self, config: TransformerConfig, tokens: TokenSpec, action: ActionSpec):
         super().__init__(tokens, action)
@@ -72,7 +91,6 @@ class Transformer(Dynamics):
         framed = SlabSpec((len(self.temporal), tokens.n, c.heads, c.window + c.sinks, head), frame_axis=3)
         previous = SlabSpec((tokens.n, tokens.channels))
         slabs = {"keys": framed, "values": framed, "previous": previous, "level": SlabSpec(())}
-        self.spec = StateSpec(slabs, c.window, c.sinks)
 
         self.enter = nn.Linear(2 * tokens.channels, c.dim)
         self.place = nn.Parameter(torch.randn(tokens.n, c.dim) * 0.02)
@@ -84,7 +102,9 @@ class Transformer(Dynamics):
         self.blocks = nn.ModuleList(_Block(c, i in self.temporal) for i in range(c.layers))
         self.leave, self.outcome = ChangeHead(c.dim, tokens.channels), OutcomeHead(c.dim)
         self.register_buffer("turn", place_turns(tokens, head), persistent=False)
-        self.register_buffer("ages", _age_turns(c, head), persistent=False)
+        self.register_buffer("ages", age_turns(c.window, head), persistent=False)
+        self.history = _history(c, tokens, len(self.temporal)) if c.history else None
+        self.spec = StateSpec({**slabs, **(self.history.slabs if self.history else {})}, c.window, c.sinks)
 
     # one frame
 
@@ -102,8 +122,9 @@ class Transformer(Dynamics):
         """
         previous = slabs.recurrent["previous"]
         x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, extra_BND)
+        fetched = self._fetched(slabs, action_BW, extra_BND)
         for i, block in enumerate(self._layers()):
-            x = block(x, mods, self.turn, self._past(slabs, i))
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
         return self._leave(x, previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
@@ -118,20 +139,26 @@ class Transformer(Dynamics):
         noise = Noise(tau_B, torch.zeros_like(tau_B))
         condition = self._step_condition(slabs, action_BW)
         x, mods = self._enter(z_BNZ, slabs.recurrent["previous"], condition, noise, 1, extra_BND)
+        fetched = self._fetched(slabs, action_BW, extra_BND)
         keys, values = [], []
         for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
                 k, v = block.past_kv(x)
                 keys.append(k)
                 values.append(v)
-            x = block(x, mods, self.turn, self._past(slabs, i))
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
         written = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
-        return written, {"previous": z_BNZ, "level": tau_B}, self.outcome(x)
+        recurrent = {"previous": z_BNZ, "level": tau_B}
+        if self.history is not None:
+            known = _with_extra(condition, extra_BND)
+            told = self.history.tell(slabs.recurrent["previous"], known, z_BNZ, tau_B)
+            recurrent |= self.history.keep(slabs.recurrent, slabs.time, written["keys"], written["values"], told)
+        return written, recurrent, self.outcome(x)
 
     # whole clips
 
     def parallel(
-        self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, extra_BTND: Tensor | None = None
+        self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0, extra_BTND: Tensor | None = None
     ) -> tuple[Outcome, Predict]:
         """See `Dynamics.parallel`. The commit stream runs once; its keys serve every call of the returned function.
 
@@ -141,17 +168,29 @@ class Transformer(Dynamics):
         condition = self.act(action_BTW) + self.level(F.pad(tau_BT[:, :-1], (1, 0)))
         noise = Noise(tau_BT, torch.zeros_like(tau_BT))
         x, mods = self._enter(z_BTNZ, previous, condition, noise, 1, extra_BTND)
-        past: dict[int, _ClipPast] = {}
+        chosen = None
+        if self.history is not None:
+            known = _with_extra(condition, extra_BTND)
+            told = self.history.tell(previous, known, z_BTNZ, tau_BT)
+            chosen = self.history.choose(self.history.ask(previous, known), told, z_BTNZ, tau_BT)
+        past: dict[int, ClipPast] = {}
         for i, block in enumerate(self._layers()[: self.depth]):
             if i in self.temporal:
-                past[i] = _ClipPast(*block.past_kv(x), self.config)
+                k, v = block.past_kv(x)
+                fetched = self.history.read(len(past), k, v, chosen) if self.history is not None else None
+                past[i] = ClipPast(k, v, self.config.window, self.config.sinks, fetched)
             x = block(x, mods, self.turn, past.get(i))
         outcome = self.outcome(x)
+        outcome = outcome if chosen is None else replace(outcome, extra=chosen.miss)
+
+        previous, condition = previous[:, since:], condition[:, since:]
+        extra = None if extra_BTND is None else extra_BTND[:, since:]
+        late = {i: p.since(since) for i, p in past.items()}
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
-            x, mods = self._enter(z, previous, condition, noise, 0, extra_BTND)
+            x, mods = self._enter(z, previous, condition, noise, 0, extra)
             for i, block in enumerate(self._layers()):
-                x = block(x, mods, self.turn, past.get(i))
+                x = block(x, mods, self.turn, late.get(i))
             return self._leave(x, previous)
 
         return outcome, predict
@@ -177,9 +216,8 @@ class Transformer(Dynamics):
         condition = condition + self.stream[stream]
         if noise is not None:
             condition = condition + self.tau(noise.tau) + self.d(noise.d)
-        if extra is not None:
-            x, condition = x + extra.to(x.dtype), condition + extra.mean(-2)
-        return x, self.condition(condition, x.dtype)
+        x = x if extra is None else x + extra.to(x.dtype)
+        return x, self.condition(_with_extra(condition, extra), x.dtype)
 
     def _step_condition(self, slabs: Slabs, action: Tensor) -> Tensor:
         kept = slabs.scratch.get((self.name, "condition"))  # the same for all passes of a frame
@@ -192,18 +230,43 @@ class Transformer(Dynamics):
         # What changes is small: the network starts as "nothing moves" and learns the difference.
         return previous.to(x.dtype) + self.leave(x)
 
-    def _past(self, slabs: Slabs, layer: int) -> _SlabPast | None:
+    def _past(self, slabs: Slabs, layer: int, fetched: list[Fetched] | None) -> SlabPast | None:
         if layer not in self.temporal:
             return None
-        if layer not in slabs.scratch:  # the same for all denoising steps of a frame
-            slabs.scratch[layer] = _SlabPast(slabs, self.temporal.index(layer), self.ages)  # pyright: ignore
-        return slabs.scratch[layer]  # pyright: ignore[reportReturnType]
+        index = self.temporal.index(layer)
+        past = slabs.scratch.get(layer)
+        if not isinstance(past, SlabPast):  # the same for all denoising steps of a frame
+            past = slabs.scratch[layer] = SlabPast(slabs, index, self.ages)
+        return past if fetched is None else past.beside(fetched[index])
+
+    def _fetched(self, slabs: Slabs, action: Tensor, extra: Tensor | None) -> list[Fetched] | None:
+        if self.history is None:
+            return None
+        kept = slabs.scratch.get((self.name, "fetched"))  # the same for all passes of a frame
+        if not isinstance(kept, tuple) or kept[0] is not action or kept[1] is not extra:
+            known = _with_extra(self._step_condition(slabs, action), extra)
+            asked = self.history.ask(slabs.recurrent["previous"], known)
+            kept = action, extra, self.history.fetch(slabs.recurrent, asked)
+            slabs.scratch[self.name, "fetched"] = kept
+        return kept[2]
 
 
-def _age_turns(config: TransformerConfig, head: int) -> Tensor:
-    """Rotations by minus the age 0..window, and at the end the one fixed age of sinks."""
-    ages = torch.arange(config.window + 2, dtype=torch.float64)
-    return rotation(-ages[:, None], head, config.window + 1.0)
+def _history(c: TransformerConfig, tokens: TokenSpec, layers: int) -> History:
+    return History(
+        tokens,
+        dim=c.dim,
+        heads=c.heads,
+        layers=layers,
+        window=c.window,
+        sinks=c.sinks,
+        size=c.history,
+        fetch=c.fetch,
+        stride=c.stride,
+    )
+
+
+def _with_extra(condition: Tensor, extra: Tensor | None) -> Tensor:
+    return condition if extra is None else condition + extra.mean(-2)
 
 
 class _Block(FrameBlock):
@@ -220,7 +283,7 @@ class _Block(FrameBlock):
             self.out_t = nn.Linear(c.dim, c.dim, bias=False)
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
-    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: _SlabPast | _ClipPast | None) -> Tensor:
+    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | ClipPast | None) -> Tensor:
         own = self.modulation(x, mods)
         x = self.attend(x, own, turn)
         if past is not None:
@@ -232,71 +295,3 @@ class _Block(FrameBlock):
         """Compute what this layer remembers of a frame: keys (unrotated) and values, `(..., N, H, d)`."""
         k, v = self.kv_t(self.norm_t(x)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         return self.kn_t(k), v
-
-
-class _SlabPast:
-    """Reads the past of one layer from slabs: one query a token, all segments in one softmax."""
-
-    def __init__(self, slabs: Slabs, layer: int, ages: Tensor):
-        self.parts = []
-        window, sinks = slabs.spec.window, slabs.spec.sinks
-        for segment in slabs.segments:
-            visible = slabs.visible(segment)
-            # Sessions that share a past were forked at one moment and have stepped together since.
-            frames, time = segment.frames, slabs.time[:: segment.repeat]
-            age = (time[:, None] - frames).clamp(0, window)
-            age = torch.where(frames < sinks, window + 1, age)
-            keys = segment.tensors["keys"][:, layer]
-            turn = ages.to(keys.dtype)[:, age][:, :, None, None]  # (2, rows, 1, 1, cap, d/2)
-            keys = rotate(keys, turn)
-            mask = torch.zeros(visible.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~visible, -torch.inf)
-            self.parts.append((segment.repeat, keys, segment.tensors["values"][:, layer], mask))
-
-    def read(self, q_BNHd: Tensor, null: Tensor) -> Tensor:
-        scale = q_BNHd.shape[-1] ** -0.5
-        q = q_BNHd * scale
-        scores = [(q * null[0]).sum(-1, keepdim=True)]
-        grouped = []
-        for repeat, keys, values, mask in self.parts:
-            # Branches become queries of the one past they share: (rows, N, H, repeat, d) @ (rows, N, H, d, cap).
-            qs = q.unflatten(0, (-1, repeat)).movedim(1, 3).to(keys.dtype)
-            s = (qs @ keys.transpose(-1, -2)).movedim(3, 1).flatten(0, 1)
-            scores.append(s + mask[:, None, None])
-            grouped.append((repeat, values))
-        weights = torch.cat(scores, -1).softmax(-1)
-        parts = weights.split([s.shape[-1] for s in scores], -1)
-        total = parts[0] * null[1]
-        for part, (repeat, values) in zip(parts[1:], grouped):
-            w = part.unflatten(0, (-1, repeat)).movedim(1, 3).to(values.dtype)
-            total = total + (w @ values).movedim(3, 1).flatten(0, 1)
-        return total
-
-
-class _ClipPast:
-    """Reads the past of one layer inside clips: frame t sees frames before t, under the same window and sinks."""
-
-    def __init__(self, k_BTNHd: Tensor, v_BTNHd: Tensor, config: TransformerConfig):
-        steps, head = k_BTNHd.shape[1], k_BTNHd.shape[-1]
-        device = k_BTNHd.device
-        sinks, window = config.sinks, config.window
-        frame = torch.arange(steps, device=device)
-        position = frame.to(torch.float64 if k_BTNHd.dtype == torch.float64 else torch.float32)
-        self.turn = rotation(position[:, None], head, window + 1.0)[:, :, None, None]
-        fixed = rotation(-(position[:1, None] + window + 1), head, window + 1.0)[:, :, None, None]
-        k, k_sink = k_BTNHd[:, sinks:], k_BTNHd[:, :sinks]
-        self.keys = rotate(k, self.turn[:, sinks:]).movedim(1, 3)  # (B, N, H, T, d)
-        self.sinks = rotate(k_sink, fixed).movedim(1, 3)
-        self.values = torch.cat([v_BTNHd[:, :sinks], v_BTNHd[:, sinks:]], 1).movedim(1, 3)
-        age = frame[:, None] - frame
-        visible = (age > 0) & ((frame < sinks) | (age <= window))
-        self.mask = torch.zeros(steps, steps, device=device).masked_fill_(~visible, -torch.inf)
-
-    def read(self, q_BTNHd: Tensor, null: Tensor) -> Tensor:
-        q = q_BTNHd * q_BTNHd.shape[-1] ** -0.5
-        blank = (q * null[0]).sum(-1, keepdim=True).movedim(1, 3)  # (B, N, H, T, 1)
-        sinks = q.movedim(1, 3) @ self.sinks.transpose(-1, -2)
-        recent = rotate(q, self.turn).movedim(1, 3) @ self.keys.transpose(-1, -2)
-        scores = torch.cat([sinks, recent], -1) + self.mask.to(q.dtype)
-        weights = torch.cat([blank, scores], -1).softmax(-1)
-        total = weights[..., :1] * null[1][:, None] + weights[..., 1:] @ self.values
-        return total.movedim(3, 1)

@@ -122,7 +122,8 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
     try:
         with safe_open(str(path), "pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["terrella"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a mapping)
+            # Tensors lie in the file at any byte; matrix products round otherwise there than in memory of their own.
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118  (not a mapping)
         if about["format"] != FORMAT:
             raise StateError(f"{path} has format {about['format']}; this version reads {FORMAT}.")
         if about["world"] != world:

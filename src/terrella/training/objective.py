@@ -40,8 +40,9 @@ def clip_loss(
         past = _self_fed(world, config, z_BTNZ, action_BTW, generator)
     first = min(config.seen, z_BTNZ.shape[1] - 1) if blind else 1
     noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
-    outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau)
-    latent = world.decoder.loss(predict, z_BTNZ, progress, generator)[:, first:].mean()
+    since = first if blind else 0  # frames that are not scored need no prediction
+    outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau, since)
+    latent = world.decoder.loss(predict, z_BTNZ[:, since:], progress, generator)[:, first - since :].mean()
     wanted = (reward_BT - world.reward_shift) / world.reward_scale
     reward = F.mse_loss(outcome.reward[:, 1:].float(), wanted[:, 1:])
     end = F.binary_cross_entropy_with_logits(outcome.end[:, 1:].float(), end_BT[:, 1:])
