@@ -31,6 +31,7 @@ import terrella
 from terrella.arenas import black_mse, make
 from terrella.data import Cover, Dataset, WallWalk
 from terrella.engine import Engine
+from terrella.registry import names
 from terrella.spec import WorldSpec
 from terrella.training import TrainingConfig
 from terrella.world import Part, World, WorldConfig
@@ -41,13 +42,17 @@ MULTIPLES = (1, 3, 10)
 
 @dataclass(frozen=True)
 class Arena:
-    """What is recorded, and how much of a clip is seen and predicted. `patch`: pixels a token; `params`: wanted."""
+    """What is recorded, and how much of a clip is seen and predicted.
+
+    patch: pixels a token. params: wanted. batch: clips a step. flow: which of the two flow memories fits.
+    """
 
     env: str
     observed: int
     predicted: int
     patch: int
     params: int
+    batch: int
     flow: str
     recorder: Callable[[], Any]
     tester: Callable[[], Any]
@@ -57,21 +62,21 @@ class Arena:
 
 ARENAS = {
     "sprites": Arena(
-        "terrella/Sprites-v0", 30, 10, 4, 110_000, "flow",
+        "terrella/Sprites-v0", 30, 10, 4, 110_000, 8, "flow",
         lambda: Cover(30), lambda: LeaveAndReturn(30), {"world": 32}, {"held_out": True},
     ),
     "sprites-paper": Arena(
-        "terrella/SpritesPaper-v0", 50, 20, 8, 110_000, "flow",
+        "terrella/SpritesPaper-v0", 50, 20, 8, 110_000, 32, "flow",
         lambda: Cover(50), lambda: Cover(50), {}, {"held_out": True},
     ),
     "blocks": Arena(
-        "terrella/Blocks-v0", 40, 20, 8, 400_000, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
+        "terrella/Blocks-v0", 40, 20, 8, 175_000, 4, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
     ),
 }  # fmt: skip
 
 # Sequential backbones learn by going on alone, the others from their own predictions fed back (see `TrainingConfig`).
 ALONE = {"blind": 1.0, "self_fed": 0.0, "context_noise": 0.0}
-BACKBONES: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "flow": {"training": ALONE, "dream_level": 0.0},
     "transformer": {"config": {"layers": 4, "heads": 2, "window": 16}},
     "ssm": {"config": {"layers": 3, "heads": 2, "scan_heads": 4}},
@@ -83,9 +88,14 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
+def backbones() -> list[str]:
+    """List the competitors: each registered backbone (the two flow memories count as one), and discrete tokens."""
+    return [name for name in names("dynamics") if name != "flow_wedge"] + ["discrete"]
+
+
 def world_config(backbone: str, arena: Arena, width: int) -> WorldConfig:
     """The parts of one competitor; `width` is the dial that matches its parameters to the others'."""
-    chosen = BACKBONES[backbone]
+    chosen = SETTINGS.get(backbone, {})
     settings = dict(chosen.get("config", {}))
     if backbone == "discrete":
         codes = {"digits": 4, "levels": 8, "stride": arena.patch, "fold": min(4, arena.patch), "width": width // 2}
@@ -140,8 +150,8 @@ def trained(
     if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
         return World.load(path, device or "cpu")
     length = arena.observed + arena.predicted - 1
-    recipe = TrainingConfig(length=length, batch=8, seen=arena.observed, reward_weight=0.0, end_weight=0.0)
-    recipe = replace(recipe, **BACKBONES[backbone].get("training", {}))
+    recipe = TrainingConfig(length=length, batch=arena.batch, seen=arena.observed, reward_weight=0.0, end_weight=0.0)
+    recipe = replace(recipe, **SETTINGS.get(backbone, {}).get("training", {}))
     budget = f"{minutes * 60:g}s"
     config = matched(backbone, arena, data.spec)
     return terrella.train(data, path, budget=budget, seed=seed, config=config, training=recipe, device=device)
@@ -215,7 +225,7 @@ def main() -> None:
     """Record, train what is missing, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arena", choices=ARENAS, default="sprites")
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--backbones", nargs="+", choices=backbones(), default=backbones())
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=10.0, help="training time of each world (default 10)")
     parser.add_argument("--episodes", type=int, default=4000, help="recorded episodes (default 4000)")
