@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ import torch
 from PIL import Image, ImageSequence
 
 import terrella
-from terrella.data import Dataset
+from terrella.data import Cover, Dataset, Policy, WallWalk
 from terrella.evaluation import write_preview
-from terrella.training import train
-from terrella.world import GALLERY, World
+from terrella.training import TrainingConfig, train
+from terrella.world import GALLERY, Part, World, WorldConfig
 
 WORK = Path("runs/gallery-work")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one gallery world comes about. `failures` are what a person saw go wrong, in words."""
+    """How one gallery world comes about. `failures` are what a person saw go wrong, in words.
+
+    policy: who records and is measured, and `acts` says it in words. config, training: in place of the preset's.
+    """
 
     env: str
     title: str
@@ -37,6 +41,29 @@ class Recipe:
     failures: str
     preset: str = "tiny"
     reencode: bool = False
+    policy: Callable[[], Policy] | None = None
+    acts: str = "a sticky-random policy (each random action repeated a few steps)"
+    config: WorldConfig | None = None
+    training: TrainingConfig | None = None
+
+
+def remembers(backbone: Part, patch: int) -> WorldConfig:
+    """A world that goes on by its memory alone: what it dreamed is not written back."""
+    return WorldConfig(backbone, Part("regression"), {"pixels": Part("patches", {"size": patch})}, dream_level=0.0)
+
+
+def alone(seen: int, unseen: int, batch: int) -> TrainingConfig:
+    """Learn to go on alone for `unseen` frames after `seen` ones."""
+    return TrainingConfig(
+        batch=batch,
+        length=seen + unseen - 1,
+        blind=1.0,
+        seen=seen,
+        self_fed=0.0,
+        context_noise=0.0,
+        reward_weight=0.0,
+        end_weight=0.0,
+    )
 
 
 RECIPES = {
@@ -76,9 +103,32 @@ RECIPES = {
         "Predictions part from the truth after about 20 steps when the pendulum passes its unstable top. The three "
         "numbers are not forced onto the circle cos^2 + sin^2 = 1.",
     ),
+    "sprites": Recipe(
+        "terrella/Sprites-v0",
+        "Sprites: three digits drift over a torus four times the window; look away, and they go on",
+        {"episodes": 4000, "max_episode_steps": 39, "world": 32, "window": 16},
+        "25m",
+        "FAILURES",
+        policy=lambda: Cover(30),
+        acts="a camera that sees the whole world within 30 frames, then wanders",
+        config=remembers(Part("flow"), 1),
+        training=alone(30, 10, 8),
+    ),
+    "blocks": Recipe(
+        "terrella/Blocks-v0",
+        "Blocks: a room in the first person; turn round, and the blocks behind you go on",
+        {"episodes": 1000, "max_episode_steps": 59, "room": 8, "count": (3, 4)},
+        "45m",
+        "FAILURES",
+        policy=WallWalk,
+        acts="a viewer who follows the walls, looks at the room and crosses it",
+        config=remembers(Part("flow_wedge", {"reach": 8, "dim": 48}), 8),
+        training=alone(40, 20, 4),
+    ),
 }
 
 HORIZONS = (1, 2, 4, 8, 16, 32)
+IN_DOCS = ("coinrun", "sprites", "blocks")
 
 
 def build(name: str, seed: int, out: Path) -> Path:
@@ -88,13 +138,15 @@ def build(name: str, seed: int, out: Path) -> Path:
     dataset = Dataset(data) if (data / "dataset.json").exists() else record(recipe, data)
     work = WORK / f"{name}-{seed}"
     if not (work / "world.json").exists():
-        train(dataset, work, budget=recipe.budget, preset=recipe.preset, seed=seed, name=name)
+        parts: dict[str, Any] = {"preset": recipe.preset, "config": recipe.config, "training": recipe.training}
+        train(dataset, work, budget=recipe.budget, seed=seed, name=name, **parts)
     return export(name, World.load(work), out / (name if seed == 0 else f"{name}-seed{seed}"))
 
 
 def record(recipe: Recipe, folder: Path) -> Dataset:
     """Record the dataset of a recipe, always the same one."""
-    return terrella.record(recipe.env, folder, seed=1000, **recipe.record)
+    policy = recipe.policy() if recipe.policy else "sticky-random"
+    return terrella.record(recipe.env, folder, seed=1000, policy=policy, **recipe.record)
 
 
 def export(name: str, world: World, folder: Path) -> Path:
@@ -105,7 +157,9 @@ def export(name: str, world: World, folder: Path) -> Path:
     world.config = replace(world.config, reencode=recipe.reencode)
     world.save(folder, half=True)
     world = World.load(folder)
-    report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=0, seed=0)
+    # A policy that must have seen everything before the future begins, begins at the reset.
+    acting: dict[str, Any] = {"policy": recipe.policy(), "lead": 0} if recipe.policy else {}
+    report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=0, seed=0, **acting)
     stream = next(iter(report["streams"].values()))
     world.card = {
         "title": recipe.title,
@@ -119,9 +173,9 @@ def export(name: str, world: World, folder: Path) -> Path:
     }
     world.save(folder, half=True)
     (folder / "card.md").write_text(card(recipe, world, report))
-    write_preview(world, folder / "preview.webp")
-    if folder.parent == GALLERY and name == "coinrun":
-        to_gif(folder / "preview.webp", Path(__file__).parent.parent / "docs" / "coinrun.gif")
+    write_preview(world, folder / "preview.webp", policy=acting.get("policy", "sticky-random"))
+    if folder.parent == GALLERY and name in IN_DOCS:
+        to_gif(folder / "preview.webp", Path(__file__).parent.parent / "docs" / f"{name}.gif")
     return folder
 
 
@@ -150,13 +204,14 @@ def card(recipe: Recipe, world: World, report: dict[str, Any]) -> str:
         "",
         "![truth and dream under the same actions](preview.webp)",
         "",
-        f"- **Data**: `{recipe.env}`{options}, {data['steps']:,} transitions in {data['episodes']} episodes of a "
-        "sticky-random policy (each random action repeated a few steps); a tenth of the episodes held out.",
-        f"- **Recipe**: preset `{made['preset']}`, seed {made['seed']}, {recipe.budget}, "
+        f"- **Data**: `{recipe.env}`{options}, {data['steps']:,} transitions in {data['episodes']} episodes of "
+        f"{recipe.acts}; a tenth of the episodes held out.",
+        f"- **Recipe**: {_parts(recipe, world)}, seed {made['seed']}, {recipe.budget}, "
         f"{made['seconds'] / 60:.0f} minutes on one {made['device']} thread; parameters: {counts}. "
         f"Command: `python benchmarks/train_gallery.py {world.name}`.",
-        f"- **Measured** on {report['episodes']} fresh episodes, begun within their first {report['lead']} "
-        "steps, against the true environment from the "
+        f"- **Measured** on {report['episodes']} fresh episodes, begun "
+        + (f"within their first {report['lead']} steps" if report["lead"] else f"after {report['context']} steps")
+        + ", against the true environment from the "
         f"same states under the same actions ({stream['unit']}):",
         "",
         "| horizon | error | copy-last | of copy-last | shuffled actions / true |",
@@ -167,6 +222,13 @@ def card(recipe: Recipe, world: World, report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _parts(recipe: Recipe, world: World) -> str:
+    if recipe.config is None:
+        return f"preset `{recipe.preset}`"
+    seen, clip = world.record["training"]["seen"], world.record["training"]["length"] + 1
+    return f"backbone `{world.config.dynamics.name}`, clips of {clip} frames of which {seen} are seen"
 
 
 def main() -> None:

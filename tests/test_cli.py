@@ -11,7 +11,7 @@ FLAGS = {
     "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
     "train": "data out budget preset decoder seed device resume",
     "play": "world host port token steps truth open_browser",
-    "evaluate": "world env data out episodes steps seed",
+    "evaluate": "world env data out episodes policy steps seed",
     "info": "what",
     "demo": "env budget out port",
 }

@@ -16,7 +16,7 @@ from PIL import Image
 
 from terrella import actions as codec
 from terrella.arenas import describe, forkable, make, to_streams
-from terrella.data import record
+from terrella.data import Scripted, record
 from terrella.engine import Engine
 from terrella.errors import ConfigError, SpecError
 from terrella.evaluation import evaluate, events, film, measure, metrics, render, stats, truth, write_preview
@@ -196,6 +196,22 @@ def test_futures_begin_at_random_moments_of_the_lead():
     assert np.array_equal(twin["pixels"][:, 0], later.frame("pixels", 1))
     copied = [np.array_equal(*pair) for pair in zip(later.frame("pixels", 0), later.frame("pixels", 8))]
     assert not all(copied)
+
+
+def test_a_policy_that_looks_decides_the_actions_and_its_episodes_are_replayed():
+    env = make("CartPole-v1")
+    spec = describe(env)
+
+    def upright(observation, rng):
+        return int(observation[2] > 0)
+
+    options = {"sizes": [4], "context": 4, "frames": 30, "marks": [30], "seed": 3, "lead": 20}
+    blind = next(truth.from_environment(env, spec, **options))
+    found = next(truth.from_environment(env, spec, **options, policy=Scripted(upright)))
+    assert found.length.mean() > blind.length.mean()
+    for row in range(len(found)):
+        seen = found.real_frames("vector", row)[:-1, 2]
+        assert np.array_equal(found.actions[row, : len(seen), 0], seen > 0)
 
 
 def test_truth_is_what_the_environment_does():

@@ -152,6 +152,7 @@ def evaluate(
     data: Path | None = None,
     out: Annotated[Path | None, arg(help_behavior_hint="(default: beside the world)")] = None,
     episodes: int = 32,
+    policy: str = "sticky-random",
     steps: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -163,6 +164,7 @@ def evaluate(
         data: Dataset whose held-out episodes are the truth where the environment is not installed.
         out: Folder for report.json and report.html.
         episodes: Futures to compare.
+        policy: Who acts, as in `record`.
         steps: Denoising steps a frame.
         seed: Decides everything that is random.
     """
@@ -172,7 +174,7 @@ def evaluate(
     _import_module(env or "")
     loaded = World.load(world)
     folder = out or (Path(world) / "report" if Path(world).is_dir() else Path("runs") / f"{loaded.name}-report")
-    report = measure(loaded, env, dataset=data, episodes=episodes, steps=steps, seed=seed, out=folder)
+    report = measure(loaded, env, dataset=data, episodes=episodes, policy=policy, steps=steps, seed=seed, out=folder)
     for kind in ("warnings", "findings"):
         for line in report["summary"][kind]:
             Say.print(f"{'[bold yellow]![/]' if kind == 'warnings' else '-'} {_plain(line)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Dataset
+from ..data import Dataset, Policy
 from ..engine import Engine
 from ..errors import SpecError
 from ..files import atomic
@@ -15,7 +15,7 @@ from ..world import World
 from . import film
 from .run import default_context
 from .source import EnvLike, open_truth
-from .truth import Truth
+from .truth import POLICY, Truth
 
 _LEAST = 48  # frames of one episode shown when the truth ends earlier
 _EPISODES = 4
@@ -31,19 +31,21 @@ def write_preview(
     seed: int = 0,
     steps: int | None = None,
     height: int = 160,
+    policy: str | Policy = POLICY,
 ) -> Path:
     """Write an animated WebP of truth and dream under the same actions and return its path.
 
     The first fresh episodes of `seed` are shown one after another, unpicked, until there are `frames` frames. A world
     of vectors is drawn as curves, truth and dream in one plot, the time line growing. Where a world remembers by a map,
     it is shown beside them. `out` is a file, or a folder that gets `preview.webp`. `height`: pixels, about.
+    `policy`: who acts.
 
     Raises `SpecError` when there is neither an environment nor a dataset to take the truth from.
     """
     path = Path(out)
     path = path / "preview.webp" if path.is_dir() else path
     data = render_preview(
-        Engine(world, steps=steps), world, env, dataset=dataset, frames=frames, seed=seed, height=height
+        Engine(world, steps=steps), world, env, dataset=dataset, frames=frames, seed=seed, height=height, policy=policy
     )
     with atomic(path) as partial:
         partial.write_bytes(data)
@@ -51,7 +53,15 @@ def write_preview(
 
 
 def render_preview(
-    engine: Engine, world: World, env: EnvLike | None, *, dataset: Dataset | None, frames: int, seed: int, height: int
+    engine: Engine,
+    world: World,
+    env: EnvLike | None,
+    *,
+    dataset: Dataset | None,
+    frames: int,
+    seed: int,
+    height: int,
+    policy: str | Policy = POLICY,
 ) -> bytes:
     """Return the bytes of the picture that `write_preview` writes."""
     spec = world.spec
@@ -70,6 +80,7 @@ def render_preview(
         marks=[frames],
         seed=seed,
         lead=0,
+        policy=policy,
     )
     truth = next(truths)
     dreams, maps = _dreamed(engine, truth, name, frames)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Dataset
+from ..data import Dataset, Policy
 from ..engine import Engine
 from ..errors import ConfigError, SpecError
 from ..spec import EnvSpec, WorldSpec
@@ -24,7 +24,7 @@ from .rollout import Dreamer
 from .source import EnvLike, open_truth
 from .speed import measure_speed
 from .summary import summarise
-from .truth import Truth
+from .truth import POLICY, Truth
 
 HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 LEAD = 100  # futures begin at a random one of an episode's first steps, this many at most
@@ -40,6 +40,7 @@ def evaluate(
     horizons: Sequence[int] = HORIZONS,
     context: int | None = None,
     lead: int = LEAD,
+    policy: str | Policy = POLICY,
     seed: int = 0,
     steps: int | None = None,
     device: str | None = None,
@@ -52,9 +53,9 @@ def evaluate(
     env: default the one that the world was recorded in; where it cannot be made, held-out episodes of `dataset` are
     the truth. episodes: futures compared. horizons: steps after the context at which frames are compared. context:
     actions shown to the world before; default as many as its recorded starts have. lead: contexts begin at
-    a random one of an episode's first `lead` steps (0: at its reset). steps: denoising steps, default the world's own.
-    device: where to run, default where the world is. long: frames of the free rollout, 0 for none. out: a folder for
-    `report.json` and `report.html`.
+    a random one of an episode's first `lead` steps (0: at its reset). policy: who acts, as in `record`. steps:
+    denoising steps, default the world's own. device: where to run, default where the world is. long: frames of the free
+    rollout, 0 for none. out: a folder for `report.json` and `report.html`.
 
     Returns the report as JSON values: for each stream of `report["streams"]` the errors by horizon with 95 % intervals
     and raw values, `copy_last`, `floor`, `ceiling`, `other_episode`, `skill`, `action_ratio`; then `events`, `speed`,
@@ -72,6 +73,7 @@ def evaluate(
         horizons=horizons,
         context=default_context(loaded) if context is None else context,
         lead=lead,
+        policy=policy,
         seed=seed,
         steps=steps,
         long=long,
@@ -96,6 +98,7 @@ def measure(
     horizons: Sequence[int] = HORIZONS,
     context: int = 4,
     lead: int = LEAD,
+    policy: str | Policy = POLICY,
     seed: int = 0,
     steps: int | None = None,
     long: int = 512,
@@ -116,7 +119,16 @@ def measure(
     began = time.perf_counter()
     frames = max(marks[-1], long)
     source, truths = open_truth(
-        spec, env, dataset, episodes=episodes, context=context, frames=frames, marks=marks, seed=seed, lead=lead
+        spec,
+        env,
+        dataset,
+        episodes=episodes,
+        context=context,
+        frames=frames,
+        marks=marks,
+        seed=seed,
+        lead=lead,
+        policy=policy,
     )
     gathered = Gathered(spec, marks, seed)
     total = 2 * episodes * marks[-1] + min(_SCENES, episodes) * long

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..arenas import describe, make
-from ..data import Dataset
+from ..data import Dataset, Policy
 from ..errors import SpecError, TerrellaError
 from ..spec import EnvSpec, WorldSpec
 from .truth import Truth, from_dataset, from_environment
@@ -30,6 +30,7 @@ def open_truth(
     marks: Sequence[int],
     seed: int,
     lead: int,
+    policy: str | Policy,
 ) -> tuple[str, Iterator[Truth]]:
     """Return ("environment" or "dataset", batches of futures) for a world of `spec`; memory bounds the batches.
 
@@ -57,6 +58,7 @@ def open_truth(
             seed=seed,
             lead=lead,
             taken=taken,
+            policy=policy,
         )
         return "environment", _closing(made, truths)
     if dataset is not None:

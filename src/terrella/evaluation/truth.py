@@ -1,10 +1,10 @@
 """What really happens: futures of the true environment, or of held-out episodes, to hold a world against.
 
-A future begins with a context of c actions and c+1 frames, played by the recording policy, and goes on for T more
-actions of the same policy. It begins at a random moment of an episode's first `lead` steps: what follows a reset is the
-easiest part of many games. Where the environment can be forked, the state at the context's end is saved;
-both the truth and its *twin* (same state, same actions, other chance) start from that restored state, never from the
-live simulator, so that restoring itself cannot be mistaken for chance.
+A future begins with a context of c actions and c+1 frames, played by a policy (as in recordings, by default one that
+repeats random actions), and goes on for T more actions of the same policy. It begins at a random moment of an episode's
+first `lead` steps: what follows a reset is the easiest part of many games. Where the environment can be forked, the
+state at the context's end is saved; both the truth and its *twin* (same state, same actions, other chance) start from
+that restored state, never from the live simulator, so that restoring itself cannot be mistaken for chance.
 
 Reset seeds are 31 random bits from a stream that recordings do not use, so one coincides with a recorded episode's
 with a chance of about episodes / 2^31; when the dataset is given, the seeds it has used are left out outright.
@@ -22,12 +22,14 @@ import numpy as np
 
 from .. import actions as codec
 from ..arenas import Forkable, forkable, to_streams
-from ..data import Dataset, make_policy
+from ..data import Dataset, Policy, make_policy
 from ..data.episode import Episode
+from ..data.policies import Random, StickyRandom
 from ..errors import SpecError
 from ..spec import WorldSpec
 
-POLICY = "sticky-random"  # the recorder's default, and blind: it may act where there is no observation
+POLICY = "sticky-random"  # the recorder's default
+BLIND = (Random, StickyRandom)  # act without looking
 _SEED_TAG = 0x7E57  # keeps this stream apart from any other stream made from the same number
 
 
@@ -121,20 +123,22 @@ def from_environment(
     seed: int,
     lead: int = 0,
     taken: frozenset[int] = frozenset(),
+    policy: str | Policy = POLICY,
 ) -> Iterator[Truth]:
     """Yield one `Truth` of `n` futures for each n in `sizes`, with `frames` = T actions after a context of `context`.
 
     Contexts begin at a random one of the first `lead` steps that leaves the episode time for the context. Raises
-    `SpecError` when nearly all episodes end inside the context.
+    `SpecError` when nearly all episodes end inside the context. policy: who acts.
     """
     seeds = held_out_seeds(seed, taken)
-    fork = forkable(env)
+    fork, actor = forkable(env), make_policy(policy)
+    actor.prepare(spec, env)
     for n in sizes:
         truth = _empty(spec, n, context, frames, marks if fork else None)
         clock = time.perf_counter()
         for row in range(n):
             for attempt in range(200):
-                if _fill(truth, row, env, spec, fork, next(seeds), marks, lead):
+                if _fill(truth, row, env, spec, fork, next(seeds), marks, lead, actor):
                     break
                 truth.skipped += 1
                 if attempt == 199:
@@ -219,13 +223,11 @@ def _fill(
     seed: int,
     marks: Sequence[int],
     lead: int,
+    actor: Policy,
 ) -> bool:
     """Play one episode into row `row`; False when it ended inside the context."""
-    policy, rng = make_policy(POLICY), np.random.default_rng([seed, _SEED_TAG])
-    policy.begin(env.action_space, rng)
-    # All at once, so that the row is whole even if the episode ends: the world may be asked to go on.
-    rows = np.array([codec.encode(spec.action, policy.act(None)) for _ in range(lead + truth.actions.shape[1])])
-    rows = rows.astype(np.float32)
+    rng = np.random.default_rng([seed, _SEED_TAG])
+    rows = _act(env, spec, seed, rng, actor, lead + truth.actions.shape[1])
     native = [codec.decode(spec.action, a) for a in rows.astype(np.float64)]
     offset = 0
     if lead:
@@ -278,3 +280,22 @@ def _play(env: gym.Env, actions: Sequence[Any]) -> _Played:
             played.terminated, played.over = bool(terminated), True
             break
     return played
+
+
+def _act(env: gym.Env, spec: WorldSpec, seed: int, rng: np.random.Generator, actor: Policy, count: int) -> np.ndarray:
+    """Choose `count` actions of an episode, float32 `(count, W)`: the world may be asked to go on after its end.
+
+    A policy that looks plays the episode once; past its end, and for one that does not look, actions come blindly.
+    """
+    blind = actor if isinstance(actor, BLIND) else make_policy(POLICY)
+    actions: list[Any] = []
+    if actor is not blind:
+        actor.begin(env.action_space, rng)
+        observation, over = env.reset(seed=seed)[0], False
+        while len(actions) < count and not over:
+            actions.append(actor.act(observation))
+            observation, _, terminated, truncated, _ = env.step(actions[-1])
+            over = terminated or truncated
+    blind.begin(env.action_space, rng)
+    actions += [blind.act(None) for _ in range(count - len(actions))]
+    return np.array([codec.encode(spec.action, a) for a in actions]).astype(np.float32)
