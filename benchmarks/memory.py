@@ -62,11 +62,11 @@ class Arena:
 
 ARENAS = {
     "sprites": Arena(
-        "terrella/Sprites-v0", 30, 10, 4, 110_000, 8, "flow",
+        "terrella/Sprites-v0", 30, 10, 4, 100_000, 8, "flow",
         lambda: Cover(30), lambda: LeaveAndReturn(30), {"world": 32}, {"held_out": True},
     ),
     "sprites-paper": Arena(
-        "terrella/SpritesPaper-v0", 50, 20, 8, 110_000, 32, "flow",
+        "terrella/SpritesPaper-v0", 50, 20, 8, 100_000, 32, "flow",
         lambda: Cover(50), lambda: Cover(50), {}, {"held_out": True},
     ),
     "blocks": Arena(
@@ -82,7 +82,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ssm": {"config": {"layers": 3, "heads": 2, "scan_heads": 4}},
     "hybrid": {"config": {"layers": 3, "heads": 2, "scan_heads": 4, "every": 3, "window": 16}},
     "rssm": {"training": ALONE, "dream_level": 0.0},
-    "reaction_diffusion": {"training": ALONE, "dream_level": 0.0},
+    "reaction_diffusion": {"config": {"groups": 8}, "training": ALONE, "dream_level": 0.0},
     "token_memory": {"config": {"heads": 2}, "training": ALONE, "dream_level": 0.0},
     "discrete": {"config": {"layers": 4, "heads": 2, "window": 16}},
 }
@@ -124,7 +124,7 @@ def matched(backbone: str, arena: Arena, spec: WorldSpec) -> WorldConfig:
         with torch.random.fork_rng(devices=[]):
             return abs(count(World(spec, config)) - arena.params)
 
-    return min((world_config(backbone, arena, width) for width in range(16, 257, 16)), key=distance)
+    return min((world_config(backbone, arena, width) for width in range(16, 257, 8)), key=distance)
 
 
 def count(world: World) -> int:
