@@ -166,6 +166,8 @@ class World(nn.Module):
                 if k in self.spec.modelled
             }
             starts["actions"] = torch.from_numpy(np.ascontiguousarray(self.starts.actions))
+            if self.starts.seeds is not None:
+                starts["seeds"] = torch.from_numpy(self.starts.seeds)
             with atomic(path / "starts.safetensors") as partial:
                 save_file(starts, partial)
         else:
@@ -223,9 +225,9 @@ class World(nn.Module):
 
 def _starts(tensors: dict[str, Tensor]) -> Clips:
     arrays = {k: v.numpy() for k, v in tensors.items()}
-    actions = arrays.pop("actions")
+    actions, seeds = arrays.pop("actions"), arrays.pop("seeds", None)
     blank = np.zeros(actions.shape[:2], np.float32)
-    return Clips({k.removeprefix("observations/"): v for k, v in arrays.items()}, actions, blank, blank > 0)
+    return Clips({k.removeprefix("observations/"): v for k, v in arrays.items()}, actions, blank, blank > 0, seeds)
 
 
 def _join(specs: list[TokenSpec], streams: list[str]) -> TokenSpec:

@@ -52,7 +52,7 @@ class SpriteWorld(gym.Env[np.ndarray, np.ndarray]):
 
     Observation: uint8 `(window, window, 1)`, the clamped sum of the sprites. Actions: `MultiDiscrete([2m+1, 2m+1])`,
     m = `move`: the camera goes down and right by the two numbers minus m. Rewards: 0. End: never (registered ids are
-    truncated after 200 steps). `info`: `covered`, whether every pixel of the world was in view this episode.
+    truncated after 1,000 steps). `info`: `covered`, whether every pixel of the world was in view this episode.
 
     At a reset each sprite draws an image (repeats allowed), a place, and for each axis a velocity in `-speed..speed`,
     which it keeps; the camera begins at (0, 0). static: nothing but the camera moves; images and places are those of
@@ -295,4 +295,4 @@ def _enlarged(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 for _name, _settings in PRESETS.items():
-    gym.register(f"terrella/{_name}-v0", f"{__name__}:SpriteWorld", max_episode_steps=200, kwargs=_settings)
+    gym.register(f"terrella/{_name}-v0", f"{__name__}:SpriteWorld", max_episode_steps=1000, kwargs=_settings)

@@ -66,10 +66,11 @@ class Clips:
     """A batch of clips, B of them with T transitions each.
 
     observations: stream -> `(B, T+1, ...)`. actions: float32 `(B, T, W)`. rewards: float32 `(B, T)`. terminated: bool
-    `(B, T)`.
+    `(B, T)`. seeds: int64 `(B,)`, what the environment was reset with, for clips that begin there; None for others.
     """
 
     observations: dict[str, np.ndarray]
     actions: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
+    seeds: np.ndarray | None = None

@@ -87,7 +87,7 @@ class Served:
 
     def truth(self) -> Truth:
         """The world's environment, made again."""
-        return Truth(self.spec, self.context)
+        return Truth(self.spec, self.context, self.world.starts)
 
     def about(self) -> dict[str, Any]:
         """Everything a page needs to show and drive this world, as JSON values."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from .. import arenas
 from ..actions import action_space, decode, encode, width
+from ..data.episode import Clips
 from ..errors import ArenaError
 from ..spec import WorldSpec
 
@@ -50,12 +52,15 @@ class Mark:
 class Truth:
     """An environment made again from a world's spec, stepped by flat action rows.
 
-    `context` is how many transitions a world needs to start from here. After the episode's end the last
-    frame stays. Raises `ArenaError` when the environment cannot be made or does not match the world.
+    `context` is how many transitions a world needs to start from here. openings: recorded beginnings; where they begin
+    at a reset whose seed is known, every start is one of them played again, since a world may need what they show.
+    After the episode's end the last frame stays. Raises `ArenaError` when the environment cannot be made or does not
+    match the world.
     """
 
     spec: WorldSpec
     context: int
+    openings: Clips | None = None
     env: gym.Env = field(init=False)
     frame: TrueFrame = field(init=False)
 
@@ -70,13 +75,14 @@ class Truth:
 
     def begin(self, seed: int) -> None:
         """Reset, then let `context` idle actions pass; a seed whose episode ends meanwhile gives way to the next."""
+        if self.openings is not None and self.openings.seeds is not None:
+            which = seed % len(self.openings.seeds)
+            self._play(int(self.openings.seeds[which]), self.openings.actions[which])
+            return
         for attempt in range(ATTEMPTS):
-            self._reset(seed + attempt)
             rng = np.random.default_rng(seed + attempt)
-            for _ in range(self.context):
-                self.step(self._idle(rng))
+            self._play(seed + attempt, [self._idle(rng) for _ in range(self.context)])
             if not self.frame.ended:
-                self.frame = replace(self.frame, reward=0.0, score=0.0)
                 return
         raise ArenaError(
             f"{self.spec.env.id} ends within {self.context} idle steps for {ATTEMPTS} seeds from {seed} on."
@@ -120,7 +126,7 @@ class Truth:
 
     def fork(self, mark: Mark) -> Truth:
         """Return another environment at that moment; this one is left as it is."""
-        other = Truth(self.spec, self.context)
+        other = Truth(self.spec, self.context, self.openings)
         other._reset(self._seed)
         other._rows = list(self._rows)
         other.back(mark)
@@ -129,6 +135,12 @@ class Truth:
     def close(self) -> None:
         """Free the environment."""
         self.env.close()
+
+    def _play(self, seed: int, rows: Iterable[np.ndarray]) -> None:
+        self._reset(seed)
+        for row in rows:
+            self.step(row)
+        self.frame = replace(self.frame, reward=0.0, score=0.0)
 
     def _reset(self, seed: int) -> None:
         self._seed = seed

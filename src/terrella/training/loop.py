@@ -94,7 +94,7 @@ def train(
             run.journal.say("interrupted; the same command goes on from here")
             raise
     world.record = run.record
-    world.starts = _starts(data, frames=max(5, recipe.seen) if recipe.blind else 5)
+    world.starts = _openings(data, recipe.seen) if recipe.blind else _starts(data)
     world.eval().requires_grad_(False)
     if out:
         world.save(out)
@@ -122,6 +122,18 @@ def _starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
     # The last transition is dropped, so that no beginning lies on an episode's last frame.
     kept = {name: clips.observations[name][:, :frames] for name in data.spec.modelled}
     return Clips(kept, clips.actions[:, :-1], clips.rewards[:, :-1], clips.terminated[:, :-1])
+
+
+def _openings(data: Dataset, frames: int, count: int = 8) -> Clips | None:
+    """Take the first frames of held-out episodes, for a world that must have seen as much before it goes on alone."""
+    held_out = [int(i) for i in data.split("held_out") if data.lengths[i] > frames]
+    chosen = (held_out or [int(i) for i in range(len(data)) if data.lengths[i] > frames])[:count]
+    if not chosen:
+        return None
+    clips, seeds = data.clips(chosen, [0] * len(chosen), max(1, frames - 1)), [data.seeds[i] for i in chosen]
+    known = None if None in seeds else np.array(seeds, np.int64)
+    kept = {name: clips.observations[name] for name in data.spec.modelled}
+    return Clips(kept, clips.actions, clips.rewards, clips.terminated, known)
 
 
 class _Run:
