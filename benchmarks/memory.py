@@ -70,7 +70,7 @@ ARENAS = {
         lambda: Cover(50), lambda: Cover(50), {}, {"held_out": True},
     ),
     "blocks": Arena(
-        "terrella/Blocks-v0", 40, 20, 8, 175_000, 4, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
+        "terrella/Blocks-v0", 40, 20, 8, 130_000, 4, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
     ),
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def world_config(backbone: str, arena: Arena, width: int) -> WorldConfig:
     if dynamics == "rssm":
         settings |= {"dim": 2 * width, "width": width, "heads": 2, "groups": 16, "layers": 1, "blocks": 4}
     if dynamics == "flow_wedge":
-        settings |= {"reach": arena.kwargs.get("room", 16)}
+        settings |= {"reach": arena.kwargs.get("room", 16), "features": 16}
     return WorldConfig(
         Part(dynamics, settings | {dial: width}),
         decoder,

@@ -7,8 +7,9 @@ from terrella.dynamics import FlowWedge, FlowWedgeConfig
 from terrella.dynamics.flow_wedge import VELOCITIES
 from terrella.errors import ConfigError
 from terrella.laws import shaken
-from terrella.nn.flow_map import quarter_turns, sliding, wedge
+from terrella.nn.flow_map import sliding
 from terrella.nn.latents import TokenSpec
+from terrella.nn.wedge import bearings, quarter_turns, wedge
 from terrella.spec import ActionSpec
 
 LEFT, RIGHT, FORWARD, REST = (torch.full((1, 1), float(n)) for n in range(4))
@@ -121,3 +122,16 @@ def test_a_sliding_view_is_refused():
     action = ActionSpec("multi_discrete", nvec=(3, 3), shape=(2,), motion=sliding(1))
     with pytest.raises(ConfigError, match="flow"):
         FlowWedge(FlowWedgeConfig(), TokenSpec(1, 1, ((0.0, 0.0),)), action)
+
+
+def test_an_image_column_is_embedded_like_the_ground_it_shows():
+    """Of all tokens, those in the middle columns are most like the cells straight ahead, and the left ones like those
+    to the left."""
+    torch.manual_seed(0)
+    tokens = TokenSpec(64, 4, tuple((float(r), float(c)) for r in range(8) for c in range(8)))
+    image, ground = bearings(tokens, 6, 60.0, 256)
+    cells = wedge(6, 60.0).tolist()
+    bottom = image[56:]  # what is near
+    likeness = bottom @ ground[[cells.index([-2, 0]), cells.index([-2, -1])]].T
+    assert set(likeness[:, 0].topk(2).indices.tolist()) == {3, 4}
+    assert int(likeness[:, 1].argmax()) <= 1

@@ -13,14 +13,15 @@ Notable choices
   velocities; a gated cell then compares it with memory. The published writer runs a transformer over image and map.
 - The mixer is a small network, not one linear convolution: whether a thing turns round depends on what stands ahead.
 - A frame that was not seen (level 0) is not written: the maps go on by themselves.
+- Beside the decoder's loss, which is about what comes, some frames are held against what the map shows of them once
+  they were written. Finding where the cells are in an image then needs no memory that works already.
 
 Ref: FloWM, arXiv 2601.01075, block world (wedge of the view, gated write, reading the maximum over velocities).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -30,14 +31,16 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.attention import attend
-from ..nn.flow_map import SelfMotion, quarter_turns, wedge
+from ..nn.flow_map import SelfMotion
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm, SwiGLU
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
+from ..nn.wedge import bearings, quarter_turns, wedge
 from ..registry import register
 from ..spec import ActionSpec, Motion
 from .base import Dynamics
 
+LOOK = 6  # of so many frames, one is held against what was written of it
 # Down and right: at rest, and one cell a frame each way.
 VELOCITIES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -131,12 +134,12 @@ class FlowWedge(Dynamics):
             if seen[t]:
                 maps, view = self._write(maps, places, view, evidence[:, t], tau_BT[:, t])
             after.append(view.amax(-2))
-        views = torch.stack(expected[since:], 1)
+        views, held = torch.stack(expected[since:], 1), torch.stack(after, 1)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
             return self.reader(views, action_BTW[:, since:], z, noise)
 
-        return self._outcome(torch.stack(after, 1)), predict
+        return replace(self._outcome(held), extra=self._unlike(held, z_BTNZ, action_BTW, tau_BT)), predict
 
     def picture(self, slabs: Slabs) -> Tensor:
         """Draw how much each cell of the map holds beyond what all cells hold, as the viewer faces: ahead is up."""
@@ -193,6 +196,15 @@ class FlowWedge(Dynamics):
         index = places[..., None].expand(-1, -1, flat.shape[-1])
         return flat.scatter(1, index, written.flatten(2)).view(maps.shape), written
 
+    def _unlike(self, held: Tensor, z: Tensor, action: Tensor, tau: Tensor) -> Tensor:
+        """How unlike a frame is what the map shows once it was written, `(B, T)`; only some frames are looked at."""
+        some = slice(LOOK // 2, None, LOOK)
+        shown = self.reader(held[:, some], action[:, some], None, None)
+        error = (tau[:, some, None, None] * shown.float() - z[:, some].float()).square().mean((-1, -2))
+        unlike = torch.zeros(tau.shape, device=tau.device)
+        unlike[:, some] = torch.where(tau[:, some] > 0, LOOK * error, 0.0)
+        return unlike
+
     def _outcome(self, views: Tensor) -> Outcome:
         reward, end = self.outcome(views.mean(-2)).unbind(-1)
         return Outcome(reward, end)
@@ -202,26 +214,6 @@ def _drift(side: int, count: int) -> Tensor:
     """From where each cell of flattened maps `(S S V)` takes its contents when a frame passes."""
     whole = torch.arange(count * side * side).view(side, side, count)
     return torch.stack([whole[..., i].roll(v, (0, 1)) for i, v in enumerate(VELOCITIES[:count])], -1).flatten()
-
-
-def _bearings(c: FlowWedgeConfig, tokens: TokenSpec) -> tuple[nn.Parameter, nn.Parameter]:
-    """Embed where tokens and cells of the wedge lie, `(N, D)` and `(K, D)`: alike where one is seen in the other.
-
-    For a level camera a cell's column in the image is `tan(bearing) / tan(angle / 2)`, and how far below the horizon
-    its ground is goes as one over its distance. Random waves over these two make the embeddings (Tancik et al., arXiv
-    2006.10739); training starts from them.
-    """
-    slope = math.tan(math.radians(c.angle / 2))
-    down, right = wedge(c.reach, c.angle).double().unbind(-1)
-    ahead = (-down).clamp(min=0.5)
-    cells = torch.stack([(right / ahead / slope).clamp(-1.5, 1.5), 1 / ahead], -1)
-    row, column = torch.tensor(tokens.places, dtype=torch.float64).unbind(-1)
-    across = 2 * (column + 0.5) / (column.max() + 1) - 1
-    below = (2 * (row + 0.5) / (row.max() + 1) - 1).clamp(min=0)
-    image = torch.stack([across, below], -1)
-    waves, phase = 3 * torch.randn(2, c.dim, dtype=torch.float64), 2 * math.pi * torch.rand(c.dim, dtype=torch.float64)
-    place, cell = (torch.cos(x @ waves + phase).float() for x in (image, cells))
-    return nn.Parameter(place), nn.Parameter(cell)
 
 
 class _Mixer(nn.Module):
@@ -235,7 +227,7 @@ class _Mixer(nn.Module):
         self.leave = nn.Linear(c.mixer, 2 * wide)
         nn.init.zeros_(self.leave.weight)
         nn.init.constant_(self.leave.bias, 0.0)
-        self.leave.bias.data[:wide] = -3.0  # gates begin closed: things go on as they are
+        self.leave.bias.data[:wide] = -4.5  # gates begin closed: things go on as they are, for a hundred frames
 
     def forward(self, maps: Tensor) -> Tensor:
         x = maps.flatten(3)
@@ -282,7 +274,7 @@ class _Writer(nn.Module):
     def __init__(self, c: FlowWedgeConfig, tokens: TokenSpec):
         super().__init__()
         self.enter = nn.Linear(tokens.channels, c.dim)
-        self.place, self.cells = _bearings(c, tokens)
+        self.place, self.cells = map(nn.Parameter, bearings(tokens, c.reach, c.angle, c.dim))
         self.level = LevelEmbedding(c.dim)
         self.layers = nn.ModuleList(_Attend(c) for _ in range(c.layers))
 
@@ -300,7 +292,7 @@ class _Reader(nn.Module):
     def __init__(self, c: FlowWedgeConfig, tokens: TokenSpec, action: ActionSpec):
         super().__init__()
         self.enter = nn.Linear(c.features, c.dim)
-        self.place, self.cells = _bearings(c, tokens)
+        self.place, self.cells = map(nn.Parameter, bearings(tokens, c.reach, c.angle, c.dim))
         self.noisy = nn.Linear(tokens.channels, c.dim)
         self.act = ActionEmbedding(action, c.dim)
         self.tau, self.d = LevelEmbedding(c.dim), LevelEmbedding(c.dim)
