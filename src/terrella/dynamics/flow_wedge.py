@@ -124,7 +124,9 @@ class FlowWedge(Dynamics):
         """See `Dynamics.parallel`. Images and predictions are read all at once; maps follow one another in time."""
         slabs = self.init(len(z_BTNZ), z_BTNZ.device, self.reader.place.dtype)
         maps, pose = slabs.recurrent["map"], slabs.recurrent["pose"].long()
-        evidence, seen = self.writer(z_BTNZ, tau_BT), (tau_BT > 0).any(0).tolist()
+        seen = (tau_BT > 0).any(0).tolist()
+        shown = len(seen) - seen[::-1].index(True) if True in seen else 0  # frames up to the last one seen
+        evidence = self.writer(z_BTNZ[:, :shown], tau_BT[:, :shown])
         expected, after = [], []
         for t in range(z_BTNZ.shape[1]):
             maps, pose = self._flow(maps), self._step(pose, action_BTW[:, t])
@@ -139,7 +141,7 @@ class FlowWedge(Dynamics):
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
             return self.reader(views, action_BTW[:, since:], z, noise)
 
-        return replace(self._outcome(held), extra=self._unlike(held, z_BTNZ, action_BTW, tau_BT)), predict
+        return replace(self._outcome(held), extra=self._unlike(held, z_BTNZ, action_BTW, tau_BT, shown)), predict
 
     def picture(self, slabs: Slabs) -> Tensor:
         """Draw how much each cell of the map holds beyond what all cells hold, as the viewer faces: ahead is up."""
@@ -196,9 +198,9 @@ class FlowWedge(Dynamics):
         index = places[..., None].expand(-1, -1, flat.shape[-1])
         return flat.scatter(1, index, written.flatten(2)).view(maps.shape), written
 
-    def _unlike(self, held: Tensor, z: Tensor, action: Tensor, tau: Tensor) -> Tensor:
+    def _unlike(self, held: Tensor, z: Tensor, action: Tensor, tau: Tensor, shown: int) -> Tensor:
         """How unlike a frame is what the map shows once it was written, `(B, T)`; only some frames are looked at."""
-        some = slice(LOOK // 2, None, LOOK)
+        some = slice(LOOK // 2, shown, LOOK)
         shown = self.reader(held[:, some], action[:, some], None, None)
         error = (tau[:, some, None, None] * shown.float() - z[:, some].float()).square().mean((-1, -2))
         unlike = torch.zeros(tau.shape, device=tau.device)
