@@ -9,7 +9,7 @@ from terrella import cli
 
 FLAGS = {
     "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
-    "train": "data out budget preset decoder seed device resume",
+    "train": "data out budget preset backbone decoder seed device resume",
     "play": "world host port token steps truth open_browser",
     "evaluate": "world env data out episodes policy steps seed",
     "info": "what",

@@ -12,18 +12,21 @@ import pytest
 import torch
 from torch import nn
 
+from terrella.config import from_json
 from terrella.data import Dataset, Episode
 from terrella.engine import Engine
 from terrella.errors import ConfigError, DatasetError, TrainingError, UnknownName
+from terrella.nn.flow_map import sliding
 from terrella.nn.latents import Outcome
-from terrella.spec import ActionSpec, StreamSpec, WorldSpec
+from terrella.registry import lookup, names
+from terrella.spec import ActionSpec, Motion, StreamSpec, WorldSpec
 from terrella.training import SIZES, Budget, TrainingConfig, train, world_config
 from terrella.training.checkpoint import load_checkpoint, save_checkpoint, unbroken
 from terrella.training.loop import _Run
 from terrella.training.material import encode_episodes, frame_pool
 from terrella.training.objective import clip_loss
 from terrella.training.optim import Average, Optimizer
-from terrella.training.presets import pick
+from terrella.training.presets import pick, training_config
 from terrella.world import Part, World, WorldConfig
 
 MOVES = np.array([-1, 0, 1])
@@ -551,6 +554,35 @@ def test_the_average_follows_and_swaps():
     assert module.weight.item() == mean
     average.exchange()
     assert module.weight.item() == 1000.0
+
+
+SLIDING = WorldSpec(
+    {"pixels": StreamSpec("image", (16, 16, 1))},
+    ActionSpec("multi_discrete", nvec=(5, 5), shape=(2,), motion=sliding(2, 32)),
+)
+TURNING = WorldSpec(
+    {"pixels": StreamSpec("image", (64, 64, 3))},
+    ActionSpec("discrete", n=3, motion=Motion((((0, 0, 1), (0, 0, -1), (-1, 0, 0)),), "body")),
+)
+
+
+@pytest.mark.parametrize("preset", SIZES)
+@pytest.mark.parametrize("backbone", names("dynamics"))
+def test_each_backbone_has_every_size(backbone, preset):
+    spec = {"flow": SLIDING, "flow_wedge": TURNING}.get(backbone, SPEC)
+    config, recipe = world_config(preset, spec, backbone=backbone), training_config(preset, backbone)
+    from_json(lookup("dynamics", backbone).Config, config.dynamics.config)  # its settings fit one another
+    if preset in ("debug", "tiny"):
+        assert World(spec, config).dynamics.name == backbone
+    assert (recipe.blind == 1) == (config.dream_level == 0) == (backbone in ("flow", "flow_wedge"))
+
+
+def test_a_map_needs_declared_motion():
+    with pytest.raises(ConfigError, match="declare"):
+        world_config("tiny", SPEC, backbone="flow")
+    with pytest.raises(UnknownName, match="flow_wedge"):
+        world_config("tiny", SPEC, backbone="flow_wegde")
+    assert world_config("tiny", SLIDING, backbone="flow").decoder == Part("regression")
 
 
 def test_every_preset_is_a_whole_recipe():

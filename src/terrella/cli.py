@@ -77,7 +77,8 @@ def train(
     out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/NAME)")] = None,
     budget: str = "10m",
     preset: Literal["auto", "tiny", "small", "base", "debug"] = "auto",
-    decoder: Literal["shortcut", "regression", "masked"] = "shortcut",
+    backbone: str | None = None,
+    decoder: Literal["shortcut", "regression", "masked"] | None = None,
     seed: int = 0,
     device: str | None = None,
     resume: bool = True,
@@ -91,7 +92,10 @@ def train(
         out: Folder for the world.
         budget: How long: 10m, 90s, 2h or 5000steps.
         preset: Size of the world; auto follows budget and device.
-        decoder: How a frame is drawn: by diffusion in a few steps, as one expectation, or in discrete tokens (images).
+        backbone: What remembers: transformer by default, or ssm, hybrid, rssm, reaction_diffusion, token_memory; flow
+            or flow_wedge where actions declare how they move the view.
+        decoder: How a frame is drawn: shortcut (diffusion in a few steps), regression (one expectation; the default of
+            flow and flow_wedge), or masked (discrete tokens, for images).
         seed: Decides everything that is random.
         device: cpu or cuda; the best there is by default.
         resume: Continue from a checkpoint in the folder; without, begin anew and replace what is there.
@@ -100,7 +104,15 @@ def train(
 
     folder = out or Path("runs") / data.name
     world = train_world(
-        data, folder, budget=budget, preset=preset, seed=seed, decoder=decoder, device=device, resume=resume
+        data,
+        folder,
+        budget=budget,
+        preset=preset,
+        seed=seed,
+        backbone=backbone,
+        decoder=decoder,
+        device=device,
+        resume=resume,
     )
     Say.print(
         f"{world}\nheld-out loss {world.record['dynamics_held_out']:.4f} "

@@ -29,7 +29,7 @@ from .journal import Journal
 from .material import LatentClips, encode_episodes, frame_pool
 from .objective import clip_loss
 from .optim import Average, Optimizer
-from .presets import SIZES, TrainingConfig, pick, world_config
+from .presets import TrainingConfig, pick, training_config, world_config
 
 HELD_OUT_CLIPS = 32
 
@@ -41,6 +41,7 @@ def train(
     budget: str | Budget = "10m",
     preset: str = "auto",
     seed: int = 0,
+    backbone: str | None = None,
     decoder: str | None = None,
     config: WorldConfig | None = None,
     training: TrainingConfig | None = None,
@@ -52,23 +53,25 @@ def train(
     """Train a world on a dataset.
 
     out: folder for the world, its checkpoint and logs (None keeps everything in memory). budget: `10m`, `90s`, `2h` or
-    `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. decoder: in place of the
-    preset's. config, training: replace the preset's parts or recipe. resume: continue from `out`'s checkpoint; with a
-    budget in steps the weights come out as if training had never stopped. Without `resume`, training begins anew and
-    replaces what is in `out`.
+    `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. backbone, decoder:
+    in place of the preset's. config, training: replace the preset's parts or recipe. resume: continue from `out`'s
+    checkpoint; with a budget in steps the weights come out as if training had never stopped. Without `resume`, training
+    begins anew and replaces what is in `out`.
 
     Raises `DatasetError`, `ConfigError`, `UnknownName`, and `TrainingError`, also when `out` holds a finished world.
     """
     if out and resume:
         _require_unfinished(Path(out))
-    if config is not None and decoder is not None:
-        raise ConfigError(f"both config and decoder={decoder!r} are given; name the decoder in the config alone.")
+    if config is not None and (decoder or backbone):
+        raise ConfigError(
+            f"config is given beside backbone={backbone!r} and decoder={decoder!r}; name them in the config alone."
+        )
     data = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     whole = Budget.parse(budget)
     size = pick(preset, whole, where)
-    recipe = training or SIZES[size].training
-    parts = config or world_config(size, data.spec, decoder)
+    recipe = training or training_config(size, backbone)
+    parts = config or world_config(size, data.spec, decoder, backbone)
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
         world = World(data.spec, parts, name or Path(out or "world").name).to(where)

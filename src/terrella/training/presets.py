@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from math import gcd
 from typing import Any
 
 import torch
 
 from ..errors import ConfigError, did_you_mean
+from ..registry import lookup
 from ..spec import WorldSpec
 from ..world import Part, WorldConfig
 from .budget import Budget
@@ -62,6 +64,8 @@ SIZES = {
 }
 
 LEVELS = 8  # values of a digit, where tokens are discrete
+MAPS = ("flow", "flow_wedge")  # backbones that go on by a map alone, once they have seen enough
+SEEN, UNSEEN = 30, 10  # frames of a clip that trains them
 
 
 def pick(preset: str, budget: Budget, device: torch.device) -> str:
@@ -76,11 +80,24 @@ def pick(preset: str, budget: Budget, device: torch.device) -> str:
     return "tiny" if minutes < 3 else "small" if minutes < 60 else "base"
 
 
-def world_config(preset: str, spec: WorldSpec, decoder: str | None = None) -> WorldConfig:
-    """Choose the parts of a world of one size for a dataset's observations; `decoder` None is `shortcut`.
+def training_config(preset: str, backbone: str | None = None) -> TrainingConfig:
+    """Choose the recipe of a size and backbone: those that remember by a map learn to go on without seeing."""
+    recipe = SIZES[preset].training
+    if backbone not in MAPS:
+        return recipe
+    alone = {"blind": 1.0, "seen": SEEN, "self_fed": 0.0, "context_noise": 0.0}
+    return replace(recipe, batch=max(1, recipe.batch // 2), length=SEEN + UNSEEN - 1, **alone)
 
-    A `masked` decoder brings discrete tokens, which only images have: raises `ConfigError` for vectors.
+
+def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backbone: str | None = None) -> WorldConfig:
+    """Choose the parts of a world of one size for a dataset's observations.
+
+    decoder: None is `shortcut`, or `regression` for a backbone that remembers by a map; `masked` brings discrete
+    tokens. backbone: None is `transformer`. Raises `ConfigError` for parts that the observations do not allow, and
+    `UnknownName`.
     """
+    if backbone in MAPS:
+        return _map_config(preset, spec, decoder, backbone)
     size, discrete = SIZES[preset], decoder == "masked"
     images = any(s.kind == "image" for s in spec.modelled.values())
     channels = size.channels if images else 16
@@ -99,10 +116,38 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None) -> Wo
         else:
             settings = {"channels": channels, "width": size.width}
             tokenizers[name] = Part("conv", settings | _stride(stream.shape, size.pixels))
-    heads = max(1, size.dim // 64)
-    dynamics: dict[str, Any] = {"dim": size.dim, "layers": size.layers, "heads": heads, "window": size.window}
     drawn = Part(decoder or "shortcut", {"levels": LEVELS} if discrete else {})
-    return WorldConfig(Part("transformer", dynamics), drawn, tokenizers)
+    return WorldConfig(Part(backbone or "transformer", _sized(backbone or "transformer", size)), drawn, tokenizers)
+
+
+def _sized(backbone: str, size: Size) -> dict[str, Any]:
+    """Settings of a backbone of one size, as far as it has them."""
+    heads, dim = max(1, size.dim // 64), size.dim
+    if backbone == "rssm":
+        return {"dim": 2 * dim, "hidden": dim, "width": dim, "heads": heads, "layers": max(1, size.layers // 2)}
+    known = {"dim": dim, "layers": size.layers, "heads": heads, "window": size.window, "scan_heads": 2 * heads}
+    return {k: v for k, v in known.items() if k in {f.name for f in fields(lookup("dynamics", backbone).Config)}}
+
+
+def _map_config(preset: str, spec: WorldSpec, decoder: str | None, backbone: str) -> WorldConfig:
+    """Parts of a world with a map: patches of one cell (or of the size's, in the first person) of its one image."""
+    size, streams = SIZES[preset], spec.modelled
+    if len(streams) != 1 or next(iter(streams.values())).kind != "image" or spec.action.motion is None:
+        raise ConfigError(
+            f"the backbone {backbone!r} needs one image and actions that declare how they move the view; this dataset "
+            f"has {', '.join(f'{n} ({s.kind})' for n, s in streams.items())} and "
+            f"{'a' if spec.action.motion else 'no'} declared motion. Give the environment an attribute `motion`."
+        )
+    if backbone == "flow":  # a cell is as large as all steps allow
+        motion = spec.action.motion
+        steps = [n for table in motion.tables for row in table for n in row[:2]]
+        patch = max(1, gcd(*steps, *(motion.extent or ())))
+        settings = {"features": size.dim // 8, "width": size.dim // 4, "cell": patch}
+    else:
+        patch, settings = size.pixels // 2, {"features": size.dim // 12, "dim": size.dim // 4}
+    tokenizer = Part("patches", {"size": patch})
+    drawn = Part(decoder or "regression")
+    return WorldConfig(Part(backbone, settings), drawn, {next(iter(streams)): tokenizer}, dream_level=0.0)
 
 
 def _stride(shape: tuple[int, ...], pixels: int) -> dict[str, int]:
