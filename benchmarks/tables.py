@@ -78,7 +78,23 @@ def memory(result: dict[str, Any]) -> str:
     for row in result["references"]:
         marks = [f"{1000 * row[key]:.1f}" for key in shown] + [f"{100 * row['continued_rate']:.0f} %"]
         lines.append(f"| *{row['backbone']}* | | {' | '.join(marks)} | | |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_hidden([*rows, *result["references"]])])
+
+
+def _hidden(rows: list[dict[str, Any]]) -> list[str]:
+    """What returned after n frames out of view: error and share of continued, means over seeds."""
+    cases = {n: kept["cases"] for n, kept in rows[0]["hidden"].items()}
+    heads = [f"{n} frames or more ({count} returns)" for n, count in cases.items()]
+    lines = [f"| hidden x 1000, continued, out of view for | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for name in dict.fromkeys(row["backbone"] for row in rows):
+        own = [row["hidden"] for row in rows if row["backbone"] == name]
+        marks = []
+        for n in cases:
+            known = [h[n] for h in own if h[n]["cases"]]
+            error, share = (sum(h[key] for h in known) / max(1, len(known)) for key in ("mse", "continued_rate"))
+            marks.append(f"{1000 * error:.1f}, {100 * share:.0f} %" if known else "")
+        lines.append(f"| {name} | {' | '.join(marks)} |")
+    return lines
 
 
 def _spread(values: list[float], digits: int = 1) -> str:
