@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common import commit, hardware
+from train_gallery import acting
 
 from terrella.evaluation import evaluate
 from terrella.world import World
@@ -111,6 +112,7 @@ def main() -> None:
             seed=options.seed,
             long=128 if options.quick else 512,
             out=options.pages / f"{number:02d}-{Path(path).name}" if options.pages else None,
+            **acting(world.name),
         )
         rows.append(row(world, report))
         for line in report["summary"]["warnings"] + report["summary"]["findings"]:

@@ -108,7 +108,8 @@ RECIPES = {
         "Sprites: three digits drift over a torus four times the window; look away, and they go on",
         {"episodes": 4000, "max_episode_steps": 39, "world": 32, "window": 16},
         "1000steps",
-        "FAILURES",
+        "Faint specks of a wrong velocity stay in the map. What was not in view during the first 30 frames is empty "
+        "until it is seen; things that drift by more than a pixel a frame in an axis have no map that keeps them.",
         policy=lambda: Cover(30),
         acts="a camera that sees the whole world within 30 frames, then wanders",
         config=remembers(Part("flow"), 1),
@@ -119,7 +120,7 @@ RECIPES = {
         "Blocks: a room in the first person; turn round, and the blocks behind you go on",
         {"episodes": 1000, "max_episode_steps": 59, "room": 8, "count": (3, 4)},
         "4000steps",
-        "FAILURES",
+        "",
         policy=WallWalk,
         acts="a viewer who follows the walls, looks at the room and crosses it",
         config=remembers(Part("flow_wedge", {"reach": 8, "features": 16, "dim": 48}), 8),
@@ -149,6 +150,12 @@ def record(recipe: Recipe, folder: Path) -> Dataset:
     return terrella.record(recipe.env, folder, seed=1000, policy=policy, **recipe.record)
 
 
+def acting(name: str) -> dict[str, Any]:
+    """How `evaluate` acts in a world: a policy that must have seen everything before the future, from the reset on."""
+    recipe = RECIPES.get(name)
+    return {"policy": recipe.policy(), "lead": 0} if recipe and recipe.policy else {}
+
+
 def export(name: str, world: World, folder: Path) -> Path:
     """Write weights in half precision, measure what was written, and add card and preview."""
     recipe = RECIPES[name]
@@ -157,9 +164,7 @@ def export(name: str, world: World, folder: Path) -> Path:
     world.config = replace(world.config, reencode=recipe.reencode)
     world.save(folder, half=True)
     world = World.load(folder)
-    # A policy that must have seen everything before the future begins, begins at the reset.
-    acting: dict[str, Any] = {"policy": recipe.policy(), "lead": 0} if recipe.policy else {}
-    report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=0, seed=0, **acting)
+    report = terrella.evaluate(world, episodes=64, horizons=HORIZONS, long=0, seed=0, **acting(name))
     stream = next(iter(report["streams"].values()))
     world.card = {
         "title": recipe.title,
@@ -173,7 +178,7 @@ def export(name: str, world: World, folder: Path) -> Path:
     }
     world.save(folder, half=True)
     (folder / "card.md").write_text(card(recipe, world, report))
-    write_preview(world, folder / "preview.webp", policy=acting.get("policy", "sticky-random"))
+    write_preview(world, folder / "preview.webp", policy=acting(name).get("policy", "sticky-random"))
     if folder.parent == GALLERY and name in IN_DOCS:
         to_gif(folder / "preview.webp", Path(__file__).parent.parent / "docs" / f"{name}.gif")
     return folder

@@ -40,7 +40,7 @@ from ..registry import register
 from ..spec import ActionSpec, Motion
 from .base import Dynamics
 
-LOOK = 6  # of so many frames, one is held against what was written of it
+LOOK = 2  # of so many frames, one is held against what was written of it
 # Down and right: at rest, and one cell a frame each way.
 VELOCITIES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -278,13 +278,13 @@ class _Writer(nn.Module):
         self.enter = nn.Linear(tokens.channels, c.dim)
         self.place, self.cells = map(nn.Parameter, bearings(tokens, c.reach, c.angle, c.dim))
         self.level = LevelEmbedding(c.dim)
-        self.layers = nn.ModuleList(_Attend(c) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(_Attend(c) for _ in range(c.layers))
 
     def forward(self, z: Tensor, tau: Tensor) -> Tensor:
         image = self.enter(z.to(self.place.dtype)) + self.place
         x = self.cells + self.level(tau)[..., None, :]
-        for layer in self.layers:
-            x = layer(x, image)
+        for block in self.blocks:
+            x = block(x, image)
         return x
 
 
@@ -298,7 +298,7 @@ class _Reader(nn.Module):
         self.noisy = nn.Linear(tokens.channels, c.dim)
         self.act = ActionEmbedding(action, c.dim)
         self.tau, self.d = LevelEmbedding(c.dim), LevelEmbedding(c.dim)
-        self.layers = nn.ModuleList(_Attend(c) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(_Attend(c) for _ in range(c.layers))
         self.leave = nn.Sequential(RMSNorm(c.dim), nn.Linear(c.dim, tokens.channels))
 
     def forward(self, view: Tensor, action: Tensor, z: Tensor | None, noise: Noise | None) -> Tensor:
@@ -309,6 +309,6 @@ class _Reader(nn.Module):
         x = self.place + condition[..., None, :]
         if z is not None:
             x = x + self.noisy(z.to(x.dtype))
-        for layer in self.layers:
-            x = layer(x, torch.cat([cells, x], -2))  # cells, and the rest of the image
+        for block in self.blocks:
+            x = block(x, torch.cat([cells, x], -2))  # cells, and the rest of the image
         return self.leave(x)
