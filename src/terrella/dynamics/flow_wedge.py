@@ -201,8 +201,8 @@ class FlowWedge(Dynamics):
     def _unlike(self, held: Tensor, z: Tensor, action: Tensor, tau: Tensor, shown: int) -> Tensor:
         """How unlike a frame is what the map shows once it was written, `(B, T)`; only some frames are looked at."""
         some = slice(LOOK // 2, shown, LOOK)
-        shown = self.reader(held[:, some], action[:, some], None, None)
-        error = (tau[:, some, None, None] * shown.float() - z[:, some].float()).square().mean((-1, -2))
+        drawn = self.reader(held[:, some], action[:, some], None, None)
+        error = (tau[:, some, None, None] * drawn.float() - z[:, some].float()).square().mean((-1, -2))
         unlike = torch.zeros(tau.shape, device=tau.device)
         unlike[:, some] = torch.where(tau[:, some] > 0, LOOK * error, 0.0)
         return unlike
