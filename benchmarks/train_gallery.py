@@ -108,8 +108,9 @@ RECIPES = {
         "Sprites: three digits drift over a torus four times the window; look away, and they go on",
         {"episodes": 4000, "max_episode_steps": 39, "world": 32, "window": 16},
         "1000steps",
-        "Faint specks of a wrong velocity stay in the map. What was not in view during the first 30 frames is empty "
-        "until it is seen; things that drift by more than a pixel a frame in an axis have no map that keeps them.",
+        "Where two digits overlap, strokes of one can be lost for some frames. Faint specks of a wrong velocity stay "
+        "in the map. What was not in view during the first 30 frames is empty until it is seen; things that drift by "
+        "more than a pixel a frame in an axis have no map that keeps them.",
         policy=lambda: Cover(30),
         acts="a camera that sees the whole world within 30 frames, then wanders",
         config=remembers(Part("flow"), 1),
