@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from terrella.engine import Engine
 from terrella.registry import names
 from terrella.spec import WorldSpec
 from terrella.training import TrainingConfig
+from terrella.training.presets import alone
 from terrella.world import Part, World, WorldConfig
 
 HIDDEN_FOR = (5, 20, 70)
@@ -75,16 +76,14 @@ ARENAS = {
 }  # fmt: skip
 
 # Sequential backbones learn by going on alone, the others from their own predictions fed back (see `TrainingConfig`).
-ALONE = {"blind": 1.0, "self_fed": 0.0, "context_noise": 0.0}
+SEQUENTIAL = ("flow", "rssm", "reaction_diffusion", "token_memory")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "flow": {"training": ALONE, "dream_level": 0.0},
-    "transformer": {"config": {"layers": 4, "heads": 2, "window": 16}},
-    "ssm": {"config": {"layers": 3, "heads": 2, "scan_heads": 4}},
-    "hybrid": {"config": {"layers": 3, "heads": 2, "scan_heads": 4, "every": 3, "window": 16}},
-    "rssm": {"training": ALONE, "dream_level": 0.0},
-    "reaction_diffusion": {"config": {"groups": 8}, "training": ALONE, "dream_level": 0.0},
-    "token_memory": {"config": {"heads": 2}, "training": ALONE, "dream_level": 0.0},
-    "discrete": {"config": {"layers": 4, "heads": 2, "window": 16}},
+    "transformer": {"layers": 4, "heads": 2, "window": 16},
+    "ssm": {"layers": 3, "heads": 2, "scan_heads": 4},
+    "hybrid": {"layers": 3, "heads": 2, "scan_heads": 4, "every": 3, "window": 16},
+    "reaction_diffusion": {"groups": 8},
+    "token_memory": {"heads": 2},
+    "discrete": {"layers": 4, "heads": 2, "window": 16},
 }
 
 
@@ -95,8 +94,7 @@ def backbones() -> list[str]:
 
 def world_config(backbone: str, arena: Arena, width: int) -> WorldConfig:
     """The parts of one competitor; `width` is the dial that matches its parameters to the others'."""
-    chosen = SETTINGS.get(backbone, {})
-    settings = dict(chosen.get("config", {}))
+    settings = dict(SETTINGS.get(backbone, {}))
     if backbone == "discrete":
         codes = {"digits": 4, "levels": 8, "stride": arena.patch, "fold": min(4, arena.patch), "width": width // 2}
         tokenizer, decoder, dynamics = Part("fsq", codes), Part("masked", {"levels": 8}), "transformer"
@@ -113,7 +111,7 @@ def world_config(backbone: str, arena: Arena, width: int) -> WorldConfig:
         Part(dynamics, settings | {dial: width}),
         decoder,
         {"pixels": tokenizer},
-        dream_level=chosen.get("dream_level"),
+        dream_level=0.0 if backbone in SEQUENTIAL else None,
     )
 
 
@@ -151,7 +149,8 @@ def trained(
         return World.load(path, device or "cpu")
     length = arena.observed + arena.predicted - 1
     recipe = TrainingConfig(length=length, batch=arena.batch, seen=arena.observed, reward_weight=0.0, end_weight=0.0)
-    recipe = replace(recipe, **SETTINGS.get(backbone, {}).get("training", {}))
+    if backbone in SEQUENTIAL:
+        recipe = alone(recipe, arena.observed, arena.predicted)
     budget = f"{minutes * 60:g}s"
     config = matched(backbone, arena, data.spec)
     return terrella.train(data, path, budget=budget, seed=seed, config=config, training=recipe, device=device)

@@ -22,6 +22,7 @@ import terrella
 from terrella.data import Cover, Dataset, Policy, WallWalk
 from terrella.evaluation import write_preview
 from terrella.training import TrainingConfig, train
+from terrella.training.presets import alone
 from terrella.world import GALLERY, Part, World, WorldConfig
 
 WORK = Path("runs/gallery-work")
@@ -50,20 +51,6 @@ class Recipe:
 def remembers(backbone: Part, patch: int) -> WorldConfig:
     """A world that goes on by its memory alone: what it dreamed is not written back."""
     return WorldConfig(backbone, Part("regression"), {"pixels": Part("patches", {"size": patch})}, dream_level=0.0)
-
-
-def alone(seen: int, unseen: int, batch: int) -> TrainingConfig:
-    """Learn to go on alone for `unseen` frames after `seen` ones."""
-    return TrainingConfig(
-        batch=batch,
-        length=seen + unseen - 1,
-        blind=1.0,
-        seen=seen,
-        self_fed=0.0,
-        context_noise=0.0,
-        reward_weight=0.0,
-        end_weight=0.0,
-    )
 
 
 RECIPES = {
@@ -114,7 +101,7 @@ RECIPES = {
         policy=lambda: Cover(30),
         acts="a camera that sees the whole world within 30 frames, then wanders",
         config=remembers(Part("flow"), 1),
-        training=alone(30, 10, 8),
+        training=alone(TrainingConfig(batch=8, reward_weight=0.0, end_weight=0.0), 30, 10),
     ),
     "blocks": Recipe(
         "terrella/Blocks-v0",
@@ -125,7 +112,7 @@ RECIPES = {
         policy=WallWalk,
         acts="a viewer who follows the walls, looks at the room and crosses it",
         config=remembers(Part("flow_wedge", {"reach": 8, "features": 16, "dim": 48}), 8),
-        training=alone(40, 20, 4),
+        training=alone(TrainingConfig(batch=4, reward_weight=0.0, end_weight=0.0), 40, 20),
     ),
 }
 

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from ..actions import width
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
+from ..nn.blocks import begin_uneventful
 from ..nn.flow_map import Canvas, FlowMap, SelfMotion, look, sliding
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding
@@ -93,8 +94,7 @@ class Flow(Dynamics):
         self.cell = (_Gated if c.kind == "gated" else _Recurrent)(c, tokens.channels)
         self.head = _Head(c, tokens.channels, action)
         self.outcome = nn.Sequential(nn.Linear(c.features, c.width), nn.SiLU(), nn.Linear(c.width, 2))
-        nn.init.zeros_(self.outcome[2].weight)  # pyright: ignore[reportArgumentType]
-        self.outcome[2].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
+        begin_uneventful(self.outcome[2])
 
     # one frame
 

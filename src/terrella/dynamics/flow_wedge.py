@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.attention import attend
+from ..nn.blocks import begin_uneventful
 from ..nn.flow_map import SelfMotion
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm, SwiGLU
@@ -100,8 +101,7 @@ class FlowWedge(Dynamics):
         self.cell = _Cell(c)
         self.reader = _Reader(c, tokens, action)
         self.outcome = nn.Sequential(nn.Linear(c.features, c.dim), nn.SiLU(), nn.Linear(c.dim, 2))
-        nn.init.zeros_(self.outcome[2].weight)  # pyright: ignore[reportArgumentType]
-        self.outcome[2].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
+        begin_uneventful(self.outcome[2])
 
     # one frame
 
@@ -132,11 +132,12 @@ class FlowWedge(Dynamics):
             maps, pose = self._flow(maps), self._step(pose, action_BTW[:, t])
             places = self._places(pose)
             view = self._read(maps, places)
-            expected.append(view.amax(-2))
+            if t >= since:
+                expected.append(view.amax(-2))
             if seen[t]:
                 maps, view = self._write(maps, places, view, evidence[:, t], tau_BT[:, t])
             after.append(view.amax(-2))
-        views, held = torch.stack(expected[since:], 1), torch.stack(after, 1)
+        views, held = torch.stack(expected, 1), torch.stack(after, 1)
 
         def predict(z: Tensor | None, noise: Noise | None) -> Tensor:
             return self.reader(views, action_BTW[:, since:], z, noise)

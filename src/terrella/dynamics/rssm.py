@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
-from ..nn.blocks import ChangeHead, FrameBlock, Modulation, place_turns
+from ..nn.blocks import ChangeHead, FrameBlock, Modulation, begin_uneventful, place_turns
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
@@ -103,9 +103,7 @@ class RSSM(Dynamics):
         self.posterior = _Network(c.dim + c.hidden, c.hidden, state)
         self.readout = _Readout(c, state, tokens)
         self.outcome = _Network(c.dim + state, c.hidden, 2)
-        last = self.outcome.blocks[1]
-        nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
-        last.bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
+        begin_uneventful(self.outcome.blocks[1])
 
     # one frame
 

@@ -34,9 +34,10 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.attention import attend
+from ..nn.blocks import ChangeHead, Modulation, OutcomeHead, place_turns
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm, SwiGLU, modulate
-from ..nn.rotary import rotate, rotation
+from ..nn.rotary import rotate
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
 from ..spec import ActionSpec
@@ -87,7 +88,7 @@ class TokenMemory(Dynamics):
         self.act = ActionEmbedding(action, c.dim)
         self.tau, self.d, self.level = LevelEmbedding(c.dim), LevelEmbedding(c.dim), LevelEmbedding(c.dim)
         self.stream = nn.Parameter(torch.randn(2, c.dim) * 0.02)  # predict, commit
-        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
+        self.condition = Modulation(c.dim)
         self.read = _Summary(c.dim, c.slots + tokens.n, c.reads)
         self.write = _Summary(c.dim, c.slots + c.reads + tokens.n, c.slots)
         self.keep = nn.Parameter(torch.full((c.slots,), KEEP))
@@ -95,16 +96,8 @@ class TokenMemory(Dynamics):
         self.process_blocks = nn.ModuleList(_Block(c, reads=False) for _ in range(c.layers))
         self.predict_blocks = nn.ModuleList(_Block(c, reads=True) for _ in range(c.layers))
         self.source = nn.Parameter(torch.randn(c.reads + c.slots, c.dim) * 0.02)  # tells what is attended to apart
-        self.leave = nn.Sequential(RMSNorm(c.dim), nn.Linear(c.dim, tokens.channels))
-        self.outcome = nn.Sequential(RMSNorm(c.dim), nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, 2))
-        ones = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])[:, None]  # scales are relative to 1
-        self.register_buffer("ones", ones, persistent=False)
-        places = torch.tensor(tokens.places, dtype=torch.float32)
-        turn = rotation(places, c.dim // c.heads, float(places.max()) + 1.0)
-        self.register_buffer("turn", turn, persistent=False)
-        nn.init.zeros_(self.leave[1].weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.outcome[3].weight)  # pyright: ignore[reportArgumentType]
-        self.outcome[3].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore  (ends are rare)
+        self.leave, self.outcome = ChangeHead(c.dim, tokens.channels), OutcomeHead(c.dim)
+        self.register_buffer("turn", place_turns(tokens, c.dim // c.heads), persistent=False)
 
     # one frame
 
@@ -158,8 +151,7 @@ class TokenMemory(Dynamics):
         return told, self._mods(told)
 
     def _mods(self, condition: Tensor) -> Tensor:
-        mods = self.condition(condition).unflatten(-1, (6, -1)).unsqueeze(-3)
-        return mods + self.ones.to(mods.dtype)  # (..., 1, 6, D)
+        return self.condition(condition, condition.dtype)
 
     def _look(self, z: Tensor, previous: Tensor, told: Tensor, mods: Tensor) -> Tensor:
         x = self.see(torch.cat([z, previous], -1).to(self.place.dtype)) + self.place[1] + told.unsqueeze(-2)
@@ -193,8 +185,7 @@ class TokenMemory(Dynamics):
         return past.previous.to(x.dtype) + self.leave(x)
 
     def _outcome(self, read: Tensor) -> Outcome:
-        reward, end = self.outcome(read.to(self.place.dtype).mean(-2)).unbind(-1)
-        return Outcome(reward, end)
+        return self.outcome(read.to(self.place.dtype))
 
 
 @dataclass(frozen=True)

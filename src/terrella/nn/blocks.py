@@ -88,13 +88,19 @@ class OutcomeHead(nn.Sequential):
 
     def __init__(self, dim: int):
         super().__init__(RMSNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 2))
-        nn.init.zeros_(self[3].weight)  # pyright: ignore[reportArgumentType]
-        self[3].bias.data.copy_(torch.tensor([0.0, -4.0]))  # pyright: ignore
+        begin_uneventful(self[3])
 
     def forward(self, x: Tensor) -> Outcome:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read the outcome."""
         reward, end = super().forward(x.mean(-2)).unbind(-1)
         return Outcome(reward, end)
+
+
+def begin_uneventful(last: nn.Module) -> None:
+    """Set a linear layer that gives reward and end to say: no reward, and the end is rare."""
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    last.bias.data.copy_(torch.tensor([0.0, -4.0]))
 
 
 def place_turns(tokens: TokenSpec, head: int) -> Tensor:

@@ -85,8 +85,12 @@ def training_config(preset: str, backbone: str | None = None) -> TrainingConfig:
     recipe = SIZES[preset].training
     if backbone not in MAPS:
         return recipe
-    alone = {"blind": 1.0, "seen": SEEN, "self_fed": 0.0, "context_noise": 0.0}
-    return replace(recipe, batch=max(1, recipe.batch // 2), length=SEEN + UNSEEN - 1, **alone)
+    return alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
+
+
+def alone(recipe: TrainingConfig, seen: int, unseen: int) -> TrainingConfig:
+    """Turn a recipe into one that learns to go on without seeing, for `unseen` frames after `seen` true ones."""
+    return replace(recipe, length=seen + unseen - 1, blind=1.0, seen=seen, self_fed=0.0, context_noise=0.0)
 
 
 def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backbone: str | None = None) -> WorldConfig:
