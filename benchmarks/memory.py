@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from terrella.engine import Engine
 from terrella.registry import names
 from terrella.spec import WorldSpec
 from terrella.training import TrainingConfig
-from terrella.training.presets import alone
+from terrella.training.presets import WITHIN, alone
 from terrella.world import Part, World, WorldConfig
 
 HIDDEN_FOR = (5, 20, 70)
@@ -58,6 +58,7 @@ class Arena:
     recorder: Callable[[], Any]
     tester: Callable[[], Any]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # of the sequential backbones
     unseen: dict[str, Any] = field(default_factory=dict)  # what makes test worlds of things never trained on
 
 
@@ -71,7 +72,8 @@ ARENAS = {
         lambda: Cover(50), lambda: Cover(50), {}, {"held_out": True},
     ),
     "blocks": Arena(
-        "terrella/Blocks-v0", 40, 20, 8, 130_000, 4, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
+        "terrella/Blocks-v0", 40, 20, 8, 150_000, 4, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
+        WITHIN,
     ),
 }  # fmt: skip
 
@@ -106,7 +108,8 @@ def world_config(backbone: str, arena: Arena, width: int) -> WorldConfig:
     if dynamics == "rssm":
         settings |= {"dim": 2 * width, "width": width, "heads": 2, "groups": 16, "layers": 1, "blocks": 4}
     if dynamics == "flow_wedge":
-        settings |= {"reach": arena.kwargs.get("room", 16), "features": 16}
+        room = arena.kwargs["room"]
+        settings |= {"reach": room, "side": room + 3}
     return WorldConfig(
         Part(dynamics, settings | {dial: width}),
         decoder,
@@ -150,7 +153,7 @@ def trained(
     length = arena.observed + arena.predicted - 1
     recipe = TrainingConfig(length=length, batch=arena.batch, seen=arena.observed, reward_weight=0.0, end_weight=0.0)
     if backbone in SEQUENTIAL:
-        recipe = alone(recipe, arena.observed, arena.predicted)
+        recipe = replace(alone(recipe, arena.observed, arena.predicted), **arena.training)
     budget = f"{minutes * 60:g}s"
     config = matched(backbone, arena, data.spec)
     return terrella.train(data, path, budget=budget, seed=seed, config=config, training=recipe, device=device)

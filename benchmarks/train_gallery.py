@@ -22,7 +22,7 @@ import terrella
 from terrella.data import Cover, Dataset, Policy, WallWalk
 from terrella.evaluation import write_preview
 from terrella.training import TrainingConfig, train
-from terrella.training.presets import alone
+from terrella.training.presets import WITHIN, alone
 from terrella.world import GALLERY, Part, World, WorldConfig
 
 WORK = Path("runs/gallery-work")
@@ -106,13 +106,13 @@ RECIPES = {
     "blocks": Recipe(
         "terrella/Blocks-v0",
         "Blocks: a room in the first person; turn round, and the blocks behind you go on",
-        {"episodes": 1000, "max_episode_steps": 59, "room": 8, "count": (3, 4)},
-        "4000steps",
+        {"episodes": 2000, "max_episode_steps": 59, "room": 8, "count": (3, 4)},
+        "25m",
         "",
         policy=WallWalk,
         acts="a viewer who follows the walls, looks at the room and crosses it",
-        config=remembers(Part("flow_wedge", {"reach": 8, "features": 16, "dim": 48}), 8),
-        training=alone(TrainingConfig(batch=4, reward_weight=0.0, end_weight=0.0), 40, 20),
+        config=remembers(Part("flow_wedge", {"reach": 8, "side": 11, "features": 24, "dim": 96}), 8),
+        training=alone(TrainingConfig(batch=4, reward_weight=0.0, end_weight=0.0, **WITHIN), 40, 20),
     ),
 }
 

@@ -9,7 +9,8 @@ from terrella.errors import ConfigError
 from terrella.laws import shaken
 from terrella.nn.flow_map import sliding
 from terrella.nn.latents import TokenSpec
-from terrella.nn.wedge import bearings, quarter_turns, wedge
+from terrella.nn.perspective import crossings, rays
+from terrella.nn.wedge import quarter_turns, wedge
 from terrella.spec import ActionSpec
 
 LEFT, RIGHT, FORWARD, REST = (torch.full((1, 1), float(n)) for n in range(4))
@@ -17,7 +18,7 @@ TOKENS, ACTION = FlowWedge.example
 
 
 def part(**settings):
-    config = FlowWedgeConfig(**{"reach": 4, "features": 3, "dim": 8, "layers": 1, "heads": 2, "mixer": 0} | settings)
+    config = FlowWedgeConfig(**{"reach": 4, "features": 3, "dim": 8, "turns": 0} | settings)
     return shaken(FlowWedge(config, TOKENS, ACTION), torch.float64)
 
 
@@ -87,19 +88,52 @@ def test_only_the_wedge_is_written():
     inside = torch.zeros(9, 9, dtype=torch.bool)
     inside[tuple((wedge(4, 60.0) + 4).T)] = True
     assert (ego.abs().amax((0, -1)) > 0).equal(inside)
-    backbone.cell.update.bias.data[:3] = -torch.inf
+    backbone.filter.clear.bias.data.fill_(-torch.inf)
     slabs, _ = backbone.commit(
         backbone.init(1, dtype=torch.float64), LEFT, torch.ones(1, 4, 6, dtype=torch.float64), torch.ones(1)
     )
     assert slabs.recurrent["map"].abs().max() == 0
 
 
-def test_a_closed_mixer_leaves_the_maps_alone():
-    with_mixer, without = part(mixer=4), part()
-    with_mixer.mixer.leave.bias.data[: 5 * 3] = -1e9
-    with_mixer.mixer.leave.weight.data.zero_()
-    maps = torch.randn(1, 9, 9, 5, 3, dtype=torch.float64)
-    assert torch.equal(with_mixer._flow(maps), without._flow(maps))
+def turned(maps, velocities=True):
+    """A world turned by a quarter to the left: its places, and the velocities of what moves there."""
+    after = maps.rot90(1, (1, 2))
+    left = [VELOCITIES.index(tuple(quarter_turns(torch.tensor(v), torch.tensor(1)).tolist())) for v in VELOCITIES]
+    return torch.empty_like(after).index_copy_(3, torch.tensor(left), after) if velocities else after
+
+
+def test_what_stands_ahead_turns_things_alike_in_all_directions():
+    turns = part(turns=4).turns
+    maps = torch.rand(1, 9, 9, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(turns(turned(maps)), turned(turns(maps)), rtol=0, atol=1e-12)
+    assert not torch.allclose(turns(turned(maps, velocities=False)), turned(turns(maps), velocities=False))
+
+
+def test_turning_loses_and_makes_nothing():
+    turns = part(turns=4).turns
+    maps = torch.rand(2, 9, 9, 5, 3, dtype=torch.float64)
+    after = turns(maps)
+    torch.testing.assert_close(after.sum(3), maps.sum(3))
+    assert (after[..., 0, :] > maps[..., 0, :]).all()  # some of it stayed
+    turns.blocks[2].bias.data[0] = 1e9
+    torch.testing.assert_close(turns(maps), maps, rtol=0, atol=0)  # now everything goes on
+
+
+def test_what_was_expected_is_believed():
+    """A thing seen where one velocity said it would be has that velocity; one that nobody expected may have any."""
+    weigh = part().filter
+    weigh.surprise.data.fill_(-5.0)
+    view = torch.zeros(1, 2, 5, 3, dtype=torch.float64)
+    view[0, 0, 3] = 0.2
+    evidence, seen = torch.randn(1, 2, 8, dtype=torch.float64), torch.ones(1, 1, 1, 1)
+    weigh.clear.weight.data.zero_()
+    weigh.clear.bias.data.fill_(torch.inf)
+    after = weigh(view, evidence, seen)
+    there = (8 * weigh.blocks[0](evidence)).sigmoid()
+    torch.testing.assert_close(after.sum(2), there)
+    assert (after[0, 0, 3] > 0.85 * there[0, 0]).all()
+    torch.testing.assert_close(after[0, 1], there[0, 1].expand(5, -1) / 5)
+    assert torch.equal(weigh(view, evidence, 0 * seen), view)
 
 
 def test_bytes_are_constant_for_ten_thousand_steps():
@@ -124,14 +158,28 @@ def test_a_sliding_view_is_refused():
         FlowWedge(FlowWedgeConfig(), TokenSpec(1, 1, ((0.0, 0.0),)), action)
 
 
-def test_an_image_column_is_embedded_like_the_ground_it_shows():
-    """Of all tokens, those in the middle columns are most like the cells straight ahead, and the left ones like those
-    to the left."""
-    torch.manual_seed(0)
-    tokens = TokenSpec(64, 4, tuple((float(r), float(c)) for r in range(8) for c in range(8)))
-    image, ground = bearings(tokens, 6, 60.0, 256)
+def test_rays_go_through_the_cells_that_a_column_shows():
     cells = wedge(6, 60.0).tolist()
-    bottom = image[56:]  # what is near
-    likeness = bottom @ ground[[cells.index([-2, 0]), cells.index([-2, -1])]].T
-    assert set(likeness[:, 0].topk(2).indices.tolist()) == {3, 4}
-    assert int(likeness[:, 1].argmax()) <= 1
+    at, _ = rays(6, 60.0, 8)  # 8 columns of 4 rays, 12 points each
+    straight = [[cells[k] for k in row if k < len(cells)] for row in at[15:17].tolist()]
+    assert all(side == 0 for row in straight for _, side in row)
+    assert [row[-1] for row in straight] == [[-6, 0], [-6, 0]]
+    assert cells[at[0, -1]] == [-6, -3]
+    assert cells[at[-1, -1]] == [-6, 3]  # 6 tan(30 degrees) = 3.5
+    columns, _ = crossings(6, 60.0, 8)
+    assert set(columns[cells.index([-6, 0])].tolist()) == {3, 4}
+    assert set(columns[cells.index([-6, -3])].tolist()) <= {0, 1}
+    assert columns[cells.index([-1, 0])].tolist() == [1, 3, 4, 6]  # near things are wide
+
+
+def test_tokens_of_other_streams_are_no_part_of_the_picture():
+    tokens = TokenSpec(5, 6, (*TOKENS.places, (0.0, 100.0)))
+    backbone = FlowWedge(FlowWedgeConfig(reach=4, features=3, dim=8), tokens, ACTION)
+    assert backbone.reader.columns.width == 2
+    assert backbone.predict(backbone.init(1), LEFT).shape == (1, 5, 6)
+
+
+def test_a_map_too_small_for_the_view_is_refused():
+    FlowWedge(FlowWedgeConfig(reach=8, side=11), TOKENS, ACTION)
+    with pytest.raises(ConfigError, match="larger `side`"):
+        FlowWedge(FlowWedgeConfig(reach=8, side=10), TOKENS, ACTION)

@@ -431,6 +431,10 @@ def test_clips_are_aligned_and_never_cross_an_episode(tmp_path):
     assert torch.equal(reward[:, 1:], 10 * frame[:, 1:])
     assert torch.equal(end[:, 1:] == 1, frame[:, 1:] == 9)
     assert set(frame[:, 0].tolist()) == set(range(6)), "every beginning is drawn"
+    piece, action, *_ = clips.sample(300, torch.Generator().manual_seed(0), torch.device("cpu"), 3)
+    assert piece.shape[:2] == (300, 3)
+    assert bool(action[:, 0].isnan().all())
+    assert set(piece[:, 0, 0, 1].tolist()) == set(range(8)), "and every piece of a clip"
     assert set(episode[:, 0].tolist()) <= {
         float(data.episode(int(i)).observations["place"][0, 0]) for i in data.split("train")
     }
@@ -448,7 +452,7 @@ class FixedDynamics(nn.Module):
         return self.said, lambda noisy, noise: self.guess[:, since:]
 
 
-def objective(guess_error: float, reward_error: float, config: TrainingConfig, progress: float = 0.0, seed: int = 0):
+def objective(guess_error: float | torch.Tensor, reward_error: float, config: TrainingConfig, progress: float = 0.0, seed: int = 0):
     z = torch.randn(64, 5, 1, 16, generator=torch.Generator().manual_seed(1))
     reward, end = torch.randn(64, 5), torch.zeros(64, 5)
     world = World(PLACE, WorldConfig(Part("transformer", {"dim": 16, "heads": 1}), Part("regression")))
@@ -493,6 +497,28 @@ def test_some_clips_are_fed_their_own_predictions():
     assert 0.3 < float(own[:, 1:].mean()) < 0.5
     fed_share = [len(objective(0.5, 0.0, TrainingConfig(self_fed=0.3), 0.5, s)[2]) == 2 for s in range(60)]
     assert 0.1 < np.mean(fed_share) < 0.5
+
+
+@pytest.mark.parametrize(("score_seen", "loss"), [(False, 4.0), (True, 2.5)])
+def test_blind_clips_hide_what_comes_after_the_seen_frames(score_seen, loss):
+    config = TrainingConfig(length=4, blind=1.0, seen=3, score_seen=score_seen, context_noise=0.0)
+    errors = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0])[:, None, None]
+    _, parts, shown, z = objective(errors, 0.0, config)
+    ((past, _, tau),) = shown
+    assert tau[:, :3].eq(1).all()
+    assert tau[:, 3:].eq(0).all()
+    torch.testing.assert_close(past[:, :3], z[:, :3])
+    assert parts["latent"] == pytest.approx(loss, rel=1e-4)
+    only = objective(0.5, 0.0, TrainingConfig(length=9, blind=1.0, seen=6, score_seen=score_seen))[2][0][2]
+    assert (only > 0).sum(1).eq(3).all()  # five of ten frames show three of six
+
+
+def test_clips_grow():
+    config = TrainingConfig(batch=4, length=39, growth=0.5)
+    assert config.clips_at(0.0) == (11, 5)
+    assert config.clips_at(0.25) == (5, 22)
+    assert config.clips_at(0.5) == config.clips_at(1.0) == (4, 40)
+    assert TrainingConfig(batch=4, length=39).clips_at(0.0) == (4, 40)
 
 
 # optimiser and average

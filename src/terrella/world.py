@@ -27,7 +27,7 @@ from .config import from_json, to_json
 from .data.episode import Clips
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
 from .files import atomic
-from .nn.latents import TokenSpec
+from .nn.latents import APART, TokenSpec
 from .registry import lookup
 from .spec import WorldSpec
 
@@ -237,7 +237,7 @@ def _join(specs: list[TokenSpec], streams: list[str]) -> TokenSpec:
         raise ConfigError(
             f"streams have different channels a token ({shown}); give their tokenizers the same `channels`."
         )
-    places = tuple((r, c + 100.0 * i) for i, s in enumerate(specs) for r, c in s.places)
+    places = tuple((r, c + APART * i) for i, s in enumerate(specs) for r, c in s.places)
     return TokenSpec(sum(s.n for s in specs), specs[0].channels, places)
 
 

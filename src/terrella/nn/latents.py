@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+APART = 100.0  # columns between the places of two streams of one world
+
 
 @dataclass(frozen=True)
 class TokenSpec:

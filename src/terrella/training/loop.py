@@ -221,12 +221,13 @@ class _Run:
         def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
             source: LatentClips = held if held_out else clips
             generator = torch.Generator().manual_seed(0) if held_out else self.order
-            z, action, reward, end = source.sample(HELD_OUT_CLIPS if held_out else c.batch, generator, self.device)
             if held_out:
                 kept = torch.Generator(device=self.device).manual_seed(0)
-                return clip_loss(self.world, c, z, action, reward, end, 0.0, kept)
+                return clip_loss(self.world, c, *source.sample(HELD_OUT_CLIPS, generator, self.device), 0.0, kept)
             progress = self.budgets["dynamics"].progress(self.step, self.seconds)
-            return clip_loss(self.world, c, z, action, reward, end, progress, self.generator)
+            count, frames = c.clips_at(progress)
+            batch = source.sample(count, generator, self.device, frames)
+            return clip_loss(self.world, c, *batch, progress, self.generator)
 
         self._loop("dynamics", loss)
         self.record["steps"] = self.step

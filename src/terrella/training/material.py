@@ -62,18 +62,22 @@ class LatentClips:
     length: int
 
     def sample(
-        self, batch: int, generator: torch.Generator, device: torch.device
+        self, batch: int, generator: torch.Generator, device: torch.device, frames: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw clips of `length + 1` frames: z `(B, T, N, Z)`, action `(B, T, W)`, reward and end `(B, T)`."""
+        """Draw clips of `length + 1` frames, or pieces of them: z `(B, T, N, Z)`, action `(B, T, W)`, reward and end
+        `(B, T)`."""
         first = self.starts[torch.randint(len(self.starts), (batch,), generator=generator)]
-        index = first[:, None] + torch.arange(self.length + 1)
+        most = self.length + 1
+        if frames is not None and frames < most:
+            first, most = first + torch.randint(most - frames + 1, (batch,), generator=generator), frames
+        index = first[:, None] + torch.arange(most)
         action = self.action[index]
         action[:, 0] = torch.nan  # a clip begins as a session does: with no action behind it
         parts = (self.z[index].float(), action, self.reward[index], self.end[index])
         return tuple(p.to(device, non_blocking=True) for p in parts)  # pyright: ignore[reportReturnType]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_episodes(
     dataset: Dataset,
     world: World,
@@ -83,31 +87,33 @@ def encode_episodes(
     advance: Callable[[int], None] = lambda frames: None,
 ) -> LatentClips:
     """Encode the episodes of a split; raises `TrainingError` when none is as long as a clip."""
-    zs, actions, rewards, ends, starts = [], [], [], [], []
-    frames = 0
     limit = LATENT_BYTES // (world.tokens.n * world.tokens.channels * 2)
-    for index in dataset.split(split):
+    chosen = dataset.split(split)
+    frames = dataset.lengths[chosen].cumsum() + np.arange(1, len(chosen) + 1)
+    chosen = chosen[: int(np.searchsorted(frames, limit)) + 1]
+    count = int(frames[len(chosen) - 1]) if len(chosen) else 0
+    z = torch.empty(count, world.tokens.n, world.tokens.channels, dtype=torch.bfloat16)  # once: it may be gigabytes
+    actions, rewards, ends, starts = [], [], [], []
+    done = 0
+    for index in chosen:
         episode = dataset.episode(int(index))
         steps = len(episode)
         for at in range(0, steps + 1, 256):
             piece = {k: v[at : at + 256] for k, v in episode.observations.items()}
-            zs.append(world.encode(world.tensors(piece, device)).to("cpu", torch.bfloat16))
+            z[done + at : done + min(at + 256, steps + 1)] = world.encode(world.tensors(piece, device))
         none = np.full((1, episode.actions.shape[1]), np.nan)
         actions.append(torch.from_numpy(np.concatenate([none, episode.actions]).astype(np.float32)))
         rewards.append(torch.from_numpy(np.concatenate([[0.0], episode.rewards]).astype(np.float32)))
         ends.append(torch.from_numpy(np.concatenate([[0.0], episode.terminated]).astype(np.float32)))
         if steps >= length:
-            starts.append(torch.arange(frames, frames + steps - length + 1))
-        frames += steps + 1
+            starts.append(torch.arange(done, done + steps - length + 1))
+        done += steps + 1
         advance(steps + 1)
-        if frames >= limit:
-            break
     if not starts:
         longest = max((len(a) - 1 for a in actions), default=0)
         raise TrainingError(
             f"no {split} episode has {length} transitions (longest: {longest}). Record longer episodes, "
             "or train with a shorter clip (TrainingConfig.length)."
         )
-    joined = [torch.cat(parts).clone() for parts in (zs, actions, rewards, ends, starts)]  # no inference tensors
-    z, action, reward, end, start = joined
+    action, reward, end, start = (torch.cat(parts) for parts in (actions, rewards, ends, starts))
     return LatentClips(z, action, reward, end, start, length)

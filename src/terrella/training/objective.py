@@ -32,17 +32,20 @@ def clip_loss(
     Past frames carry noise of a level drawn for each and told to the network (Dreamer 4, arXiv 2509.24527); in a share
     of batches some are replaced by the model's own one-step predictions, made in parallel from the real past (a
     parallel form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real. In *blind*
-    batches the frames after `seen` are withheld altogether (signal level 0) and only they are scored.
+    batches the frames after `seen` are withheld altogether (signal level 0), and only they are scored unless
+    `score_seen`. A piece of a clip shows as large a part of itself.
     """
     past, blind = z_BTNZ, chance(generator) < config.blind
     fed = not blind and progress >= SELF_FED_FROM and chance(generator) < config.self_fed
     if fed:
         past = _self_fed(world, config, z_BTNZ, action_BTW, generator)
-    first = min(config.seen, z_BTNZ.shape[1] - 1) if blind else 1
+    frames = z_BTNZ.shape[1]
+    first = min(max(1, config.seen * frames // (config.length + 1)), frames - 1) if blind else 1
     noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
-    since = first if blind else 0  # frames that are not scored need no prediction
+    scored = 1 if config.score_seen else first
+    since = scored if blind else 0  # frames that are not scored need no prediction
     outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau, since)
-    latent = world.decoder.loss(predict, z_BTNZ[:, since:], progress, generator)[:, first - since :].mean()
+    latent = world.decoder.loss(predict, z_BTNZ[:, since:], progress, generator)[:, scored - since :].mean()
     wanted = (reward_BT - world.reward_shift) / world.reward_scale
     reward = F.mse_loss(outcome.reward[:, 1:].float(), wanted[:, 1:])
     end = F.binary_cross_entropy_with_logits(outcome.end[:, 1:].float(), end_BT[:, 1:])

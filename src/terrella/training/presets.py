@@ -22,8 +22,10 @@ class TrainingConfig:
     batch: clips a step. lr: of the backbone (matrices by Muon, the rest by AdamW). tokenizer_share: part of the budget
     for tokenizers, which come first. context_noise: largest noise on past frames. self_fed: share of batches whose
     past is partly the model's own prediction. blind: share of batches in which only the first `seen` frames are
-    shown and the loss is that of going on alone, through all the frames after them. reward_weight, end_weight: of the
-    two heads.
+    shown and the loss is that of going on alone, through all the frames after them. score_seen: whether the shown
+    frames count too, each as the next one after those before it. growth: share of training in which clips grow from an
+    eighth to their full length, and become fewer; short ones teach what a frame is many times as fast. reward_weight,
+    end_weight: of the two heads.
     """
 
     batch: int = 8
@@ -38,9 +40,16 @@ class TrainingConfig:
     self_fed: float = 0.3
     blind: float = 0.0
     seen: int = 1
+    score_seen: bool = False
+    growth: float = 0.0
     reward_weight: float = 0.1
     end_weight: float = 0.1
     checkpoint_seconds: float = 60.0
+
+    def clips_at(self, progress: float) -> tuple[int, int]:
+        """Return how many clips a step has, and of how many frames each, when so much of the training is done."""
+        share = 1.0 if progress >= self.growth else (1 + 7 * progress / self.growth) / 8
+        return round(self.batch / share**0.5), max(2, round(share * (self.length + 1)))
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ SIZES = {
 LEVELS = 8  # values of a digit, where tokens are discrete
 MAPS = ("flow", "flow_wedge")  # backbones that go on by a map alone, once they have seen enough
 SEEN, UNSEEN = 30, 10  # frames of a clip that trains them
+# A map seen from within needs each frame's word on where things are, and many steps to find out what an image shows.
+WITHIN = {"score_seen": True, "growth": 0.75}
 
 
 def pick(preset: str, budget: Budget, device: torch.device) -> str:
@@ -85,7 +96,8 @@ def training_config(preset: str, backbone: str | None = None) -> TrainingConfig:
     recipe = SIZES[preset].training
     if backbone not in MAPS:
         return recipe
-    return alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
+    recipe = alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
+    return replace(recipe, **WITHIN) if backbone == "flow_wedge" else recipe
 
 
 def alone(recipe: TrainingConfig, seen: int, unseen: int) -> TrainingConfig:
