@@ -452,7 +452,13 @@ class FixedDynamics(nn.Module):
         return self.said, lambda noisy, noise: self.guess[:, since:]
 
 
-def objective(guess_error: float | torch.Tensor, reward_error: float, config: TrainingConfig, progress: float = 0.0, seed: int = 0):
+def objective(
+    guess_error: float | torch.Tensor,
+    reward_error: float,
+    config: TrainingConfig,
+    progress: float = 0.0,
+    seed: int = 0,
+):
     z = torch.randn(64, 5, 1, 16, generator=torch.Generator().manual_seed(1))
     reward, end = torch.randn(64, 5), torch.zeros(64, 5)
     world = World(PLACE, WorldConfig(Part("transformer", {"dim": 16, "heads": 1}), Part("regression")))
