@@ -107,7 +107,7 @@ RECIPES = {
         "terrella/Blocks-v0",
         "Blocks: a room in the first person; turn round, and the blocks behind you go on",
         {"episodes": 2000, "max_episode_steps": 59, "room": 8, "count": (3, 4)},
-        "25m",
+        "20m",
         "",
         policy=WallWalk,
         acts="a viewer who follows the walls, looks at the room and crosses it",

@@ -37,7 +37,7 @@ from terrella.world import Part, World, WorldConfig
 # Sizes for tests; a part that is not listed runs with its defaults. Several settings make several examples.
 SMALL = {
     "flow": [{}, {"infer": 1, "side": 5}, {"kind": "recurrent", "speed": 0}],
-    "flow_wedge": [{"reach": 3, "dim": 16}, {"reach": 2, "dim": 8, "mixer": 0, "velocities": False}],
+    "flow_wedge": [{"reach": 3, "dim": 16}, {"reach": 2, "dim": 8, "turns": 0, "velocities": False}],
     "transformer": [
         {"dim": 32, "heads": 2, "layers": 3, "every": 2, "window": 4, "sinks": 1},
         {"dim": 32, "heads": 2, "layers": 2, "every": 1, "window": 5, "sinks": 0},

@@ -131,7 +131,7 @@ def test_a_world_without_a_map_sends_none():
 
 def test_the_wedge_opens_upwards_from_the_middle():
     spec = replace(SPEC, action=WALK)
-    settings = {"reach": 3, "angle": 90.0, "features": 4, "dim": 8, "layers": 1, "heads": 2, "mixer": 0}
+    settings = {"reach": 3, "angle": 90.0, "features": 4, "dim": 8, "turns": 0}
     config = WorldConfig(Part("flow_wedge", settings), Part("regression"), {"pixels": Part("patches", {"size": 4})})
     form = Served("wedge", World(spec, config).eval()).map
     assert form is not None

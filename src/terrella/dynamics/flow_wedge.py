@@ -13,11 +13,11 @@ Notable choices
   published writer and reader are transformers over image and map, which have to find the rays.
 - The maps are a histogram filter: how much of each feature is in a cell, by velocity. Seeing shares a feature out among
   the velocities that expected it (Bayes' rule), moving and turning pass it on (rows that add up to 1), and a cell shows
-  the sum. The published gate, and the maximum over velocities, must learn to tell what moves from what rests; in ten
-  minutes on one core they did not, whatever the rates.
+  the sum. The published gate, and the maximum over velocities, first have to learn that there is such a rule; five
+  minutes on one core were not enough for that.
 - A frame that was not seen (level 0) is not written: the maps go on by themselves.
 - Nothing rewards drawing again what was just seen. It would teach the image's features fast, and to keep them anywhere
-  along their ray; what was learned then had no place on the ground, and did not move with it.
+  along their ray: without a place on the ground, they do not move with it.
 
 Ref: FloWM, arXiv 2601.01075, block world (wedge of the view, velocity channels, write what is seen); Thrun,
 Burgard & Fox, Probabilistic Robotics, 2005, section 4.1 (histogram filter).
