@@ -6,6 +6,8 @@ cartpole (a vector, choices, episodes that end) and coinrun (images, choices). T
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
@@ -19,6 +21,11 @@ STEPS = "30steps"
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)  # networks this small lose time on a second one
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has interrupts ignored
 
 
 @pytest.fixture(scope="session")
