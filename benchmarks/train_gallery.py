@@ -108,7 +108,9 @@ RECIPES = {
         "Blocks: a room in the first person; turn round, and the blocks behind you go on",
         {"episodes": 2000, "max_episode_steps": 59, "room": 8, "count": (3, 4)},
         "20m",
-        "",
+        "A wall stops the true viewer and not this one: each step forward counts, so whoever walks into a wall is a "
+        "step off from then on. Colours and places of blocks that were seen for a frame or two can be wrong, and where "
+        "blocks cross out of view one can take the other's way. What was not seen in the first 40 frames is a guess.",
         policy=WallWalk,
         acts="a viewer who follows the walls, looks at the room and crosses it",
         config=remembers(Part("flow_wedge", {"reach": 8, "side": 11, "features": 24, "dim": 96}), 8),
