@@ -58,8 +58,8 @@ class Arena:
     recorder: Callable[[], Any]
     tester: Callable[[], Any]
     kwargs: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)  # of the sequential backbones
     unseen: dict[str, Any] = field(default_factory=dict)  # what makes test worlds of things never trained on
+    training: dict[str, Any] = field(default_factory=dict)  # of the sequential backbones
 
 
 ARENAS = {
@@ -73,7 +73,7 @@ ARENAS = {
     ),
     "blocks": Arena(
         "terrella/Blocks-v0", 40, 20, 8, 150_000, 4, "flow_wedge", WallWalk, WallWalk, {"room": 8, "count": (3, 4)},
-        WITHIN,
+        training=WITHIN,
     ),
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def world_config(backbone: str, arena: Arena, width: int) -> WorldConfig:
         settings |= {"dim": 2 * width, "width": width, "heads": 2, "groups": 16, "layers": 1, "blocks": 4}
     if dynamics == "flow_wedge":
         room = arena.kwargs["room"]
-        settings |= {"reach": room, "side": room + 3}
+        settings |= {"reach": room, "side": room + 3}  # the room, its walls, and the widest row in view
     return WorldConfig(
         Part(dynamics, settings | {dial: width}),
         decoder,

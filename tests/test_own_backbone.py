@@ -38,6 +38,8 @@ def test_it_keeps_the_laws(own):
 def test_it_is_trained_saved_stepped_and_compared(own, tmp_path, monkeypatch):
     benchmark = load(monkeypatch, ROOT / "benchmarks" / "memory.py")
     arena = benchmark.ARENAS["sprites"]
+    assert arena.unseen == {"held_out": True}
+    assert not arena.training
     data = terrella.record(
         "terrella/SpritesMicro-v0", tmp_path / "data", policy="cover", episodes=4, max_episode_steps=20, seed=0
     )
