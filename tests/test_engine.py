@@ -94,3 +94,37 @@ def test_tokenizers_that_are_not_finite_are_refused():
         next(iter(world.tokenizer("pixels").decoder.parameters())).fill_(torch.nan)  # pyright: ignore
     with pytest.raises(WorldError, match=r"'ill' has weights that are not finite \(tokenizers\.pixels\.decoder"):
         Engine(world)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layers": 4, "every": 2, "sinks": 2, "window": 3}, {"sinks": 0}], ids=str)
+@pytest.mark.parametrize("decoder", ["shortcut", "regression"])
+def test_writing_and_beginning_in_one_pass_changes_nothing(settings, decoder):
+    torch.manual_seed(0)
+    config = world_config("debug", VECTOR, decoder)
+    config = replace(config, dynamics=replace(config.dynamics, config=config.dynamics.config | settings))
+    world = shaken(World(VECTOR, replace(config, context_level=0.8)), torch.float64)
+    rng = np.random.default_rng(0)
+    vectors, rows = rng.normal(size=(3, 2, 2)).astype(np.float32), rng.integers(0, 3, (6, 9, 1))
+    ends = []
+    for fused in (False, True):
+        made = Engine(world, dtype=torch.float64, fused=fused)
+        state = made.start({"vector": vectors}, np.zeros((3, 1, 1)), seeds=5).fork(2)
+        ends.append(made.rollout(state, rows))
+    (apart, one), (together, other) = ends
+    np.testing.assert_allclose(one.observation["vector"], other.observation["vector"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(one.reward, other.reward, rtol=0, atol=1e-7)
+    for name, value in apart.slabs.recurrent.items():
+        assert torch.allclose(value, together.slabs.recurrent[name], rtol=0, atol=1e-10), name
+    last, same = (s.slabs.owned().segments[0].tensors["keys"] for s in (apart, together))
+    assert torch.allclose(last, same, rtol=0, atol=1e-10)
+
+
+def test_a_rollout_that_nobody_looks_at_earns_the_same():
+    made = engine(False)
+    pixels = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    state = made.start({"pixels": pixels}, seeds=3)
+    rows = np.ones((2, 3, 1))
+    _, seen = made.rollout(state.fork(1), rows)
+    _, blind = made.rollout(state, rows, observe=False)
+    assert not blind.observation
+    np.testing.assert_array_equal(seen.reward, blind.reward)

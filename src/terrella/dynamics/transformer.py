@@ -30,7 +30,7 @@ from ..nn.blocks import ChangeHead, FrameBlock, Modulation, OutcomeHead, place_t
 from ..nn.history import Fetched, History
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm
-from ..nn.past import ClipPast, SlabPast, age_turns
+from ..nn.past import ClipPast, PairPast, SlabPast, age_turns, newer_past
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
 from ..spec import ActionSpec
@@ -154,6 +154,40 @@ class Transformer(Dynamics):
             told = self.history.tell(slabs.recurrent["previous"], known, z_BNZ, tau_B)
             recurrent |= self.history.keep(slabs.recurrent, slabs.time, written["keys"], written["values"], told)
         return written, recurrent, self.outcome(x)
+
+    def commit_and_predict(
+        self,
+        slabs: Slabs,
+        action_BW: Tensor,
+        z_BNZ: Tensor,
+        tau_B: Tensor,
+        next_BW: Tensor,
+        noisy_BNZ: Tensor | None,
+        noise: Noise | None,
+    ) -> tuple[Slabs, Outcome, Tensor]:
+        """See `Dynamics.commit_and_predict`. Both streams pass the layers side by side, as twice the batch."""
+        if self.history is not None:
+            return super().commit_and_predict(slabs, action_BW, z_BNZ, tau_B, next_BW, noisy_BNZ, noise)
+        clean = Noise(tau_B, torch.zeros_like(tau_B))
+        condition = self._step_condition(slabs, action_BW)
+        written = self._enter(z_BNZ, slabs.recurrent["previous"], condition, clean, 1, None)
+        entered = self._enter(noisy_BNZ, z_BNZ, self.act(next_BW) + self.level(tau_B), noise, 0, None)
+        x, mods = (torch.cat(pair) for pair in zip(written, entered))
+        batch, keys, values = len(z_BNZ), [], []
+        for i, block in enumerate(self._layers()[: self.depth]):
+            past = None
+            if i in self.temporal:
+                k, v = block.past_kv(x[:batch])
+                past = PairPast(self._past(slabs, i, None), newer_past(slabs, len(keys), self.ages, k, v))
+                keys.append(k)
+                values.append(v)
+            x = block(x, mods, self.turn, past)
+        outcome, x = self.outcome(x[:batch]), x[batch:]
+        for block in self._layers()[self.depth :]:
+            x = block(x, mods[batch:], self.turn, None)
+        framed = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
+        after = slabs.append(framed, {"previous": z_BNZ, "level": tau_B})
+        return after, outcome, self._leave(x, z_BNZ)
 
     # whole clips
 
@@ -283,7 +317,7 @@ class _Block(FrameBlock):
             self.out_t = nn.Linear(c.dim, c.dim, bias=False)
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
-    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | ClipPast | None) -> Tensor:
+    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | ClipPast | PairPast | None) -> Tensor:
         own = self.modulation(x, mods)
         x = self.attend(x, own, turn)
         if past is not None:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
-from ..nn.latents import Noise, Outcome
-from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
-from ..nn.slabs import Slabs
+from ..nn.latents import Outcome
 from ..world import World
 from .state import State, load_state
+from .stepper import Drawn, Stepper
 
 
 @dataclass
@@ -45,7 +44,8 @@ class Engine:
 
     steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
     speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
-    the same whoever shares its batch (slower: for replays and tests).
+    the same whoever shares its batch (slower: for replays and tests). fused: whether `rollout` writes a frame and begins
+    the next one in one pass.
 
     Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite.
     """
@@ -58,6 +58,7 @@ class Engine:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         exact: int | None = None,
+        fused: bool = True,
     ):
         if exact is not None and exact < 1:
             raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
@@ -74,8 +75,9 @@ class Engine:
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens = world.tokens
+        self.tokens, self.fused = world.tokens, fused
         self.fingerprint = fingerprint(world)
+        self._stepper = Stepper(self.world, steps, self.dtype)
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
@@ -115,7 +117,7 @@ class Engine:
         latent = self.world.encode(seen).to(self.dtype)
         slabs = self.world.dynamics.init(len(seed), self.device, self.dtype)
         for t in range(frames):
-            slabs, _ = self._commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
+            slabs, _ = self._stepper.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
@@ -129,22 +131,27 @@ class Engine:
         """
         return self._advance(state, self._rows(actions, state.batch))
 
-    def rollout(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
+    @torch.inference_mode()
+    def rollout(self, state: State, actions: np.ndarray | Tensor, *, observe: bool = True) -> tuple[State, Frame]:
         """Take T actions in every session.
 
-        Rows `(B, T, W)` give the last state and frames with a time axis, `(B, T, ...)`.
+        Rows `(B, T, W)` give the last state and frames with a time axis, `(B, T, ...)`. The actions being known ahead,
+        writing a frame and beginning the next one are one pass where the engine is `fused`. observe: whether frames
+        are decoded; without, `observation` is empty, for planners that look at rewards alone. Raises as `step` does.
         """
         many = torch.as_tensor(np.asarray(actions) if not isinstance(actions, Tensor) else actions)
         if many.ndim != 3 or many.shape[1] < 1:
             raise ActionError(f"rollout takes actions of shape (B, T, W), T at least 1; got {tuple(many.shape)}.")
         rows = [self._rows(many[:, t], state.batch) for t in range(many.shape[1])]
         frames = []
-        for row in rows:
-            state, frame = self._advance(state, row)
-            frames.append(frame)
-        streams = self.world.spec.modelled
+        if self.fused and self.exact is None and len(rows) > 1:
+            state, frames = self._advance_many(state, rows, observe)
+        else:
+            for row in rows:
+                state, frame = self._advance(state, row, observe)
+                frames.append(frame)
         return state, Frame(
-            {s: np.stack([f.observation[s] for f in frames], 1) for s in streams},
+            {s: np.stack([f.observation[s] for f in frames], 1) for s in frames[0].observation},
             np.stack([f.reward for f in frames], 1),
             np.stack([f.terminated for f in frames], 1),
         )
@@ -166,31 +173,32 @@ class Engine:
     # inside
 
     @torch.inference_mode()
-    def _advance(self, state: State, row: Tensor) -> tuple[State, Frame]:
+    def _advance(self, state: State, row: Tensor, observe: bool = True) -> tuple[State, Frame]:
         self._require_own(state)
         batch, seeds, slabs = state.batch, state.seeds, state.slabs
         pad = self._padding(batch)
         if pad is not None:
             slabs, seeds, row = slabs.owned().select(pad), seeds[pad], row[pad]
-        shape = (slabs.batch, self.tokens.n, self.tokens.channels)
-        noise = keyed_normal(seeds, slabs.time, SAMPLE, shape[1] * shape[2]).view(shape).to(self.dtype)
-        dynamics = self.world.dynamics
-
-        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
-            return dynamics.predict(slabs, row, z, level)
-
-        z = self.world.decoder.sample(predict, noise, self.steps)
-        finite = z.isfinite().flatten(1).all(1)
-        shown = self.world.decode(z)
-        if self.world.config.reencode:
-            z = self.world.encode(shown).to(self.dtype)
+        drawn = self._stepper.draw(slabs, seeds, row, observe)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
-        config = self.world.config
-        level = config.context_level if config.dream_level is None else config.dream_level
-        after, outcome = self._commit(slabs, seeds, row, z, level)
+        after, outcome = self._stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
         if pad is not None:
             after = after.select(torch.arange(batch, device=self.device))
-        return State(after, state.seeds, state.world), self._frame(shown, outcome, finite, batch)
+        return State(after, state.seeds, state.world), self._frame(drawn, outcome, batch)
+
+    def _advance_many(self, state: State, rows: list[Tensor], observe: bool) -> tuple[State, list[Frame]]:
+        self._require_own(state)
+        batch, seeds, slabs = state.batch, state.seeds, state.slabs
+        drawn = self._stepper.draw(slabs, seeds, rows[0], observe)
+        state.take()
+        frames = []
+        for row, after in zip(rows, rows[1:]):
+            before = drawn
+            slabs, outcome, drawn = self._stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
+            frames.append(self._frame(before, outcome, batch))
+        slabs, outcome = self._stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
+        frames.append(self._frame(drawn, outcome, batch))
+        return State(slabs, seeds, state.world), frames
 
     def _require_own(self, state: State) -> None:
         if state.world != self.fingerprint:
@@ -204,18 +212,12 @@ class Engine:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
 
-    def _commit(self, slabs: Slabs, seeds: Tensor, row: Tensor, z: Tensor, level: float) -> tuple[Slabs, Outcome]:
-        if level < 1:
-            noise = keyed_normal(seeds, slabs.time, CONTEXT, z[0].numel()).view(z.shape).to(z.dtype)
-            z = level * z + (1 - level) * noise
-        return self.world.dynamics.commit(slabs, row, z, torch.full(z.shape[:1], level, device=z.device))
-
-    def _frame(self, decoded: dict[str, Tensor], outcome: Outcome, finite: Tensor, batch: int) -> Frame:
+    def _frame(self, drawn: Drawn, outcome: Outcome, batch: int) -> Frame:
         reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
         # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
-        reward = torch.where(finite, reward, torch.nan)
+        reward = torch.where(drawn.finite_B, reward, torch.nan)
         end = outcome.end.sigmoid()
-        shown = {k: v[:batch].cpu().numpy() for k, v in decoded.items()}
+        shown = {k: v[:batch].cpu().numpy() for k, v in drawn.shown.items()}
         frame = Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
         self._require_finite(frame)
         return frame

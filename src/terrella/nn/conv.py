@@ -20,5 +20,21 @@ class Conv3x3(nn.Conv2d):
         """See the class."""
         plain = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu"
         if plain and len(input) == 1 and input[0].numel() > 8192 and torch.backends.mkldnn.is_available():
-            return torch.mkldnn_convolution(input, self.weight, self.bias, (1, 1), (1, 1), (1, 1), 1)  # pyright: ignore
+            direct = _traced if torch.compiler.is_compiling() else _direct
+            return direct(input, self.weight, self.bias)
         return super().forward(input)
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.mkldnn_convolution(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)  # pyright: ignore
+
+
+@torch.library.custom_op("terrella::conv3x3", mutates_args=())
+def _traced(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _direct(x, weight, bias)
+
+
+@_traced.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    del bias
+    return torch.empty_like(x[:, :1].expand(-1, len(weight), -1, -1), memory_format=torch.channels_last)

@@ -108,13 +108,13 @@ class Slabs:
             yield segment.start
         yield self.time
 
-    def visible(self, segment: Segment) -> Tensor:
-        """Which places of a segment each session may read for its next frame: bool `(batch, cap)`.
+    def visible(self, segment: Segment, ahead: int = 0) -> Tensor:
+        """Which places of a segment each session may read for its next frame, or `ahead` later: bool `(batch, cap)`.
 
         A frame is visible while it is a sink or at most `window` frames old.
         """
         frames = segment.frames.repeat_interleave(segment.repeat, 0)
-        age = self.time[:, None] - frames
+        age = self.time[:, None] + ahead - frames
         return (frames >= 0) & ((frames < self.spec.sinks) | (age <= self.spec.window))
 
     # writing

@@ -1,0 +1,105 @@
+"""One frame, as functions of slabs and tensors alone: draw it, write it into the memory, or both in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..nn.latents import Noise, Outcome, Predict
+from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
+from ..nn.slabs import Slabs
+from ..world import World
+
+
+@dataclass
+class Drawn:
+    """A frame that is not in the memory yet.
+
+    z_BNZ: what will be committed. finite_B: whether the latent drawn was. shown: stream -> observations, empty where
+    nobody looks.
+    """
+
+    z_BNZ: Tensor
+    finite_B: Tensor
+    shown: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Stepper:
+    """Makes the frames of one world. steps: denoising steps a frame (None: the world's own). dtype: of latents."""
+
+    def __init__(self, world: World, steps: int | None = None, dtype: torch.dtype = torch.float32):
+        self.world, self.steps, self.dtype = world, steps, dtype
+
+    def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
+        """Draw the next frame under an action; nothing is written. observe: whether it is decoded, too."""
+        dynamics = self.world.dynamics
+
+        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+            return dynamics.predict(slabs, row_BW, z, level)
+
+        return self._drawn(predict, seeds_B, slabs.time, observe)
+
+    def commit(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
+    ) -> tuple[Slabs, Outcome]:
+        """Write a frame into the memory at a signal level. Consumes `slabs`."""
+        noisy = self._at(level, seeds_B, slabs.time, z_BNZ)
+        return self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
+
+    def commit_dreamed(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor) -> tuple[Slabs, Outcome]:
+        """Write a frame that `draw` drew. Consumes `slabs`."""
+        return self.commit(slabs, seeds_B, row_BW, z_BNZ, self.dream_level)
+
+    def commit_and_draw(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, next_BW: Tensor, observe: bool = True
+    ) -> tuple[Slabs, Outcome, Drawn]:
+        """Write a dreamed frame and draw the one after it: the first denoising step goes with the writing.
+
+        Consumes `slabs`. As `commit_dreamed` and `draw` one after the other, within rounding.
+        """
+        dynamics, time = self.world.dynamics, slabs.time
+        written = self._at(self.dream_level, seeds_B, time, z_BNZ)
+        tau = _full(z_BNZ, self.dream_level)
+        memory, outcome = slabs, None
+
+        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+            nonlocal memory, outcome
+            if outcome is not None:
+                return dynamics.predict(memory, next_BW, z, level)
+            memory, outcome, x = dynamics.commit_and_predict(slabs, row_BW, written, tau, next_BW, z, level)
+            return x
+
+        drawn = self._drawn(predict, seeds_B, time + 1, observe)
+        assert outcome is not None  # every decoder predicts at least once
+        return memory, outcome, drawn
+
+    @property
+    def dream_level(self) -> float:
+        """The signal level at which dreamed frames enter the memory."""
+        config = self.world.config
+        return config.context_level if config.dream_level is None else config.dream_level
+
+    def _drawn(self, predict: Predict, seeds: Tensor, time: Tensor, observe: bool) -> Drawn:
+        world, tokens = self.world, self.world.tokens
+        noise = keyed_normal(seeds, time, SAMPLE, tokens.n * tokens.channels)
+        noise = noise.view(-1, tokens.n, tokens.channels).to(self.dtype)
+        z = world.decoder.sample(predict, noise, self.steps)
+        finite = z.isfinite().flatten(1).all(1)
+        if not observe and not world.config.reencode:
+            return Drawn(z, finite)
+        shown = world.decode(z)
+        if world.config.reencode:
+            z = world.encode(shown).to(self.dtype)
+        return Drawn(z, finite, shown)
+
+    @staticmethod
+    def _at(level: float, seeds: Tensor, time: Tensor, z: Tensor) -> Tensor:
+        if level >= 1:
+            return z
+        return level * z + (1 - level) * keyed_normal(seeds, time, CONTEXT, z[0].numel()).view(z.shape).to(z.dtype)
+
+
+def _full(z: Tensor, level: float) -> Tensor:
+    return torch.full(z.shape[:1], level, device=z.device)
