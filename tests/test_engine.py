@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from terrella import Engine
-from terrella.errors import StateSpent, WorldError
+from terrella.errors import ConfigError, StateSpent, WorldError
 from terrella.laws import shaken
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
@@ -128,3 +128,70 @@ def test_a_rollout_that_nobody_looks_at_earns_the_same():
     _, blind = made.rollout(state, rows, observe=False)
     assert not blind.observation
     np.testing.assert_array_equal(seen.reward, blind.reward)
+
+
+def films(made: Engine, batch: int) -> list[np.ndarray]:
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, 2, 32, 32, 3), np.uint8)
+    state = made.start({"pixels": pixels}, np.zeros((batch, 1, 1)), seeds=3)
+    shown = []
+    for _ in range(3):
+        state, frame = made.step(state, np.ones((batch, 1)))
+        shown.append(frame.observation["pixels"].astype(int))
+    return shown
+
+
+def test_what_cannot_be_compiled_runs_as_before(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    plain = engine(False)
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: refuse)
+    with pytest.warns(UserWarning, match=r"cannot be compiled here \(no compiler\)"):
+        made = Engine(plain.world, compiled=2)
+    for one, other in zip(films(plain, 2), films(made, 2)):
+        assert np.array_equal(one, other)
+
+
+def test_batch_sizes_to_compile_are_checked():
+    with pytest.raises(ConfigError, match="at least 1"):
+        Engine(engine(False).world, compiled=0)
+
+
+@pytest.mark.slow
+def test_compiled_frames_are_the_same_frames():
+    plain = engine(False)
+    made = Engine(plain.world, compiled=2)
+    for batch in (2, 3):
+        for one, other in zip(films(plain, batch), films(made, batch)):
+            assert np.abs(one - other).max() <= 1
+    state = made.start({"pixels": np.zeros((2, 1, 32, 32, 3), np.uint8)}, seeds=1)
+    kept = state.fork(1)
+    rows = np.ones((2, 3, 1))
+    _, ahead = made.rollout(state, rows)
+    _, apart = plain.rollout(kept, rows)
+    assert np.abs(ahead.observation["pixels"].astype(int) - apart.observation["pixels"]).max() <= 1
+
+
+def test_branches_that_act_alike_are_drawn_once(monkeypatch):
+    torch.manual_seed(0)
+    made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR)), torch.float64), dtype=torch.float64)
+    drawn = []
+    draw = made._stepper.draw
+    monkeypatch.setattr(made._stepper, "draw", lambda slabs, *rest: drawn.append(slabs.batch) or draw(slabs, *rest))
+    rng = np.random.default_rng(0)
+    state, _ = made.step(made.start({"vector": np.ones((1, 1, 2), np.float32)}, seeds=3), np.ones((1, 1)))
+    rows = rng.integers(0, 3, (27, 4, 1))
+    rows[:, :2, 0] = np.stack([np.arange(27) // 9, np.arange(27) // 3 % 3], 1)
+    branches, apart = state.fork(27), state.fork(27)
+    apart.twins = None
+    for t in range(4):
+        branches, one = made.step(branches, rows[:, t])
+        apart, other = made.step(apart, rows[:, t])
+        np.testing.assert_allclose(one.observation["vector"], other.observation["vector"], rtol=0, atol=1e-6)
+    assert drawn == [1, 3, 27, 9, 27, 27, 27, 27, 27]
+    assert torch.allclose(branches.slabs.recurrent["previous"], apart.slabs.recurrent["previous"], rtol=0, atol=1e-10)
+    # Other seeds are other sessions, whatever they do.
+    _, frame = made.step(state.fork(4).reseed([1, 2, 3, 3]), np.ones((4, 1)))
+    values = frame.observation["vector"]
+    assert np.array_equal(values[2], values[3])
+    assert not np.array_equal(values[0], values[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,10 @@ from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.latents import Outcome
 from ..world import World
+from .compiled import CompiledStepper
 from .state import State, load_state
 from .stepper import Drawn, Stepper
+from .twins import distinct
 
 
 @dataclass
@@ -44,8 +47,9 @@ class Engine:
 
     steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
     speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
-    the same whoever shares its batch (slower: for replays and tests). fused: whether `rollout` writes a frame and begins
-    the next one in one pass.
+    the same whoever shares its batch (slower: for replays and tests). fused: whether `rollout` writes a frame and
+    begins the next one in one pass. compiled: batch sizes whose steps are compiled, now, which takes up to two minutes
+    each and warns where it cannot be done; other batches run as without.
 
     Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite.
     """
@@ -59,6 +63,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         exact: int | None = None,
         fused: bool = True,
+        compiled: int | Sequence[int] = (),
     ):
         if exact is not None and exact < 1:
             raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
@@ -77,10 +82,17 @@ class Engine:
                 )
         self.tokens, self.fused = world.tokens, fused
         self.fingerprint = fingerprint(world)
-        self._stepper = Stepper(self.world, steps, self.dtype)
+        self._plain = Stepper(self.world, steps, self.dtype)
+        self._stepper: Stepper | CompiledStepper = self._plain
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
+        sizes = [compiled] if isinstance(compiled, int) else list(compiled)
+        if any(size < 1 for size in sizes) or (exact is not None and sizes and sizes != [exact]):
+            raise ConfigError(f"compiled is {sizes}; batch sizes are at least 1, and an exact engine has only its own.")
+        if sizes:
+            self._stepper = CompiledStepper(self._plain, sizes)
+            self._warm(sizes)
 
     # sessions
 
@@ -117,7 +129,7 @@ class Engine:
         latent = self.world.encode(seen).to(self.dtype)
         slabs = self.world.dynamics.init(len(seed), self.device, self.dtype)
         for t in range(frames):
-            slabs, _ = self._stepper.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
+            slabs, _ = self._plain.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
@@ -173,31 +185,47 @@ class Engine:
     # inside
 
     @torch.inference_mode()
+    def _warm(self, sizes: Sequence[int]) -> None:
+        """Take a step in sessions that nobody will use, so that its graphs are compiled."""
+        for size in sizes:
+            slabs = self.world.dynamics.init(size, self.device, self.dtype)
+            row = torch.zeros(size, width(self.world.spec.action), device=self.device)
+            drawn = self._stepper.draw(slabs, slabs.time, row)
+            self._stepper.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
+
+    @torch.inference_mode()
     def _advance(self, state: State, row: Tensor, observe: bool = True) -> tuple[State, Frame]:
         self._require_own(state)
         batch, seeds, slabs = state.batch, state.seeds, state.slabs
-        pad = self._padding(batch)
-        if pad is not None:
-            slabs, seeds, row = slabs.owned().select(pad), seeds[pad], row[pad]
+        few, back, twins = self._padding(batch), None, None
+        if few is not None:
+            slabs, back = slabs.owned(), torch.arange(batch, device=self.device)
+        elif (found := distinct(state, row)) is not None:
+            few, back, twins = found
+        if few is not None:
+            slabs, seeds, row = slabs.select(few), seeds[few], row[few]
         drawn = self._stepper.draw(slabs, seeds, row, observe)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
         after, outcome = self._stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
-        if pad is not None:
-            after = after.select(torch.arange(batch, device=self.device))
-        return State(after, state.seeds, state.world), self._frame(drawn, outcome, batch)
+        if back is not None:
+            after = after.select(back)
+        return State(after, state.seeds, state.world, twins), self._frame(drawn, outcome, back)
 
     def _advance_many(self, state: State, rows: list[Tensor], observe: bool) -> tuple[State, list[Frame]]:
         self._require_own(state)
-        batch, seeds, slabs = state.batch, state.seeds, state.slabs
+        frames = []
+        while state.twins is not None and len(rows) > 1:  # branches that are still one are computed once
+            state, frame = self._advance(state, rows.pop(0), observe)
+            frames.append(frame)
+        seeds, slabs = state.seeds, state.slabs
         drawn = self._stepper.draw(slabs, seeds, rows[0], observe)
         state.take()
-        frames = []
-        for row, after in zip(rows, rows[1:]):
+        for row, after in itertools.pairwise(rows):
             before = drawn
             slabs, outcome, drawn = self._stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
-            frames.append(self._frame(before, outcome, batch))
+            frames.append(self._frame(before, outcome))
         slabs, outcome = self._stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
-        frames.append(self._frame(drawn, outcome, batch))
+        frames.append(self._frame(drawn, outcome))
         return State(slabs, seeds, state.world), frames
 
     def _require_own(self, state: State) -> None:
@@ -212,13 +240,15 @@ class Engine:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
 
-    def _frame(self, drawn: Drawn, outcome: Outcome, batch: int) -> Frame:
+    def _frame(self, drawn: Drawn, outcome: Outcome, back: Tensor | None = None) -> Frame:
+        """Bring what was drawn to the host. back: the row of each session, where rows are not sessions."""
         reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
         # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
         reward = torch.where(drawn.finite_B, reward, torch.nan)
         end = outcome.end.sigmoid()
-        shown = {k: v[:batch].cpu().numpy() for k, v in drawn.shown.items()}
-        frame = Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
+        rows = slice(None) if back is None else back.cpu().numpy()
+        shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
+        frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows])
         self._require_finite(frame)
         return frame
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
 
 class Conv3x3(nn.Conv2d):
     """Convolution of 3x3 that keeps the size, `(B, C, h, w)` -> `(B, outputs, h, w)`.
@@ -19,7 +21,7 @@ class Conv3x3(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """See the class."""
         plain = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu"
-        if plain and len(input) == 1 and input[0].numel() > 8192 and torch.backends.mkldnn.is_available():
+        if plain and len(input) == 1 and input[0].numel() > 8192 and HAS_ONEDNN:
             direct = _traced if torch.compiler.is_compiling() else _direct
             return direct(input, self.weight, self.bias)
         return super().forward(input)
