@@ -19,14 +19,13 @@ does falls on both; a figure is the ratio of medians, with the quartiles of the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, median, write_json
+from common import arguments, in_turns, median, ratio, write_json
 
 from terrella.engine import Engine, State
 from terrella.laws import shaken
@@ -66,24 +65,6 @@ class Stepper:
         while int(self.state.time[0]) < frame:
             self()
         return self
-
-
-def in_turns(rounds: int, *calls: Callable[[], Any]) -> list[list[float]]:
-    """Time calls in turns, forwards and backwards, `rounds` times, after three that do not count; milliseconds."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 3):
-        for call, kept in list(zip(calls, times))[:: 1 if number % 2 else -1]:
-            start = time.perf_counter()
-            call()
-            if number >= 3:
-                kept.append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def ratio(above: list[float], below: list[float]) -> tuple[float, list[float]]:
-    """Ratio of medians, and the quartiles of the pairwise ratios."""
-    quartiles = np.quantile(np.divide(above, below), [0.25, 0.75])
-    return round(median(above) / median(below), 4), [round(float(q), 4) for q in quartiles]
 
 
 def recomputed(engine: Engine, kept: str) -> Callable[[], Any]:
