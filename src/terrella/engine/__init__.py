@@ -1,6 +1,7 @@
-"""From weights to futures: engine and state."""
+"""From weights to futures: engine, state, and the precision of each part."""
 
 from .engine import Engine, Frame
+from .precision import Precision
 from .state import State
 
-__all__ = ["Engine", "Frame", "State"]
+__all__ = ["Engine", "Frame", "Precision", "State"]

@@ -18,6 +18,7 @@ from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.latents import Outcome
 from ..world import World
 from .compiled import CompiledStepper
+from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .state import State, load_state
 from .stepper import Drawn, Stepper
 from .twins import distinct
@@ -46,12 +47,16 @@ class Engine:
     """Runs one world. Keeps no session of its own: all that changes is in the `State` handed in and out.
 
     steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
-    speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
-    the same whoever shares its batch (slower: for replays and tests). fused: whether `rollout` writes a frame and
-    begins the next one in one pass. compiled: batch sizes whose steps are compiled, now, which takes up to two minutes
-    each and warns where it cannot be done; other batches run as without.
+    speed). precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then
+    is that of memory, by default the one in which the dynamics computes. States of one precision do not fit another:
+    memory that other weights wrote is not what these would have written. exact: None, or a batch size to which every
+    call is padded, so that a session's frames are bit for bit the same whoever shares its batch (slower: for replays
+    and tests). fused: whether `rollout` writes a frame and begins the next one in one pass. compiled: batch sizes whose
+    steps are compiled, now, which takes up to two minutes each and warns where it cannot be done; other batches run as
+    without.
 
-    Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite.
+    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision there is not, `WorldError`
+    for tokenizers that are not finite.
     """
 
     def __init__(
@@ -61,18 +66,23 @@ class Engine:
         steps: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        precision: Precision | Mapping[str, str] | str | None = None,
         exact: int | None = None,
         fused: bool = True,
         compiled: int | Sequence[int] = (),
     ):
         if exact is not None and exact < 1:
             raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
+        require_one_type(world)
         parameter = next(world.parameters())
         self.device = torch.device(device) if device is not None else parameter.device
-        self.dtype = dtype or parameter.dtype
+        chosen = None if precision is None else Precision.of(precision)
+        self.dtype = dtype or parameter.dtype if chosen is None else chosen.memory(dtype)
         # A world in training or another precision keeps its own weights: the engine takes a copy.
-        if (self.device, self.dtype) != (parameter.device, parameter.dtype):
-            world = _copy(world).to(device=self.device, dtype=self.dtype)
+        if chosen is not None:
+            world = lowered(world, chosen, self.device, self.dtype)
+        elif (self.device, self.dtype) != (parameter.device, parameter.dtype):
+            world = copied(world).to(device=self.device, dtype=self.dtype)
         self.world, self.steps, self.exact = world.eval(), steps, exact
         for name, weight in world.tokenizers.named_parameters():
             if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
@@ -93,6 +103,11 @@ class Engine:
         if sizes:
             self._stepper = CompiledStepper(self._plain, sizes)
             self._warm(sizes)
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of the weights by part: `encoder`, `dynamics`, `decoder`, and `other` for constants of the world."""
+        return weight_bytes(self.world)
 
     # sessions
 
@@ -230,7 +245,7 @@ class Engine:
 
     def _require_own(self, state: State) -> None:
         if state.world != self.fingerprint:
-            raise StateError("this state belongs to another world; use the engine of the world that made it.")
+            raise StateError("this state belongs to another world or precision; use the engine that made it.")
 
     def _padding(self, batch: int) -> Tensor | None:
         """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
@@ -274,13 +289,6 @@ class Engine:
         if not bool(rows.isfinite().all()):
             raise ActionError("actions hold NaN or infinity; every number must be finite.")
         return rows
-
-
-def _copy(world: World) -> World:
-    twin = World(world.spec, world.config, world.name)
-    twin.load_state_dict(world.state_dict())
-    twin.record, twin.card, twin.starts = world.record, world.card, world.starts
-    return twin.requires_grad_(False)
 
 
 def fingerprint(world: World) -> str:
