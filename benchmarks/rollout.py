@@ -38,13 +38,16 @@ WINDOW, BRANCHES, ACTIONS = 32, 64, 15
 SPEC = WorldSpec({"pixels": StreamSpec("image", (64, 64, 3))}, ActionSpec("discrete", n=ACTIONS))
 
 
-def make_engine(steps: int | None) -> Engine:
+def make_engine(steps: int | None, window: int = WINDOW, **options: Any) -> Engine:
+    """The `tiny` preset with random weights. options: of the engine."""
     config = world_config("tiny", SPEC)
-    dynamics = replace(config.dynamics, config=config.dynamics.config | {"window": WINDOW})
-    return Engine(shaken(World(SPEC, replace(config, dynamics=dynamics), "tiny")), steps=steps)
+    dynamics = replace(config.dynamics, config=config.dynamics.config | {"window": window})
+    torch.manual_seed(0)
+    return Engine(shaken(World(SPEC, replace(config, dynamics=dynamics), "tiny")), steps=steps, **options)
 
 
 def begin(engine: Engine, batch: int, rng: np.random.Generator) -> State:
+    """Sessions that have seen one random image each."""
     pixels = rng.integers(0, 256, (batch, 1, 64, 64, 3), dtype=np.uint8)
     return engine.start({"pixels": pixels}, seeds=list(range(batch)))
 
@@ -52,12 +55,12 @@ def begin(engine: Engine, batch: int, rng: np.random.Generator) -> State:
 class Stepper:
     """A state that a call takes one frame further."""
 
-    def __init__(self, engine: Engine, state: State, rng: np.random.Generator):
-        self.engine, self.state, self.rng = engine, state, rng
+    def __init__(self, engine: Engine, state: State, rng: np.random.Generator, actions: int = ACTIONS):
+        self.engine, self.state, self.rng, self.actions = engine, state, rng, actions
 
     def __call__(self) -> None:
         """Take a random action."""
-        row = self.rng.integers(0, ACTIONS, (self.state.batch, 1))
+        row = self.rng.integers(0, self.actions, (self.state.batch, 1))
         self.state, _ = self.engine.step(self.state, row)
 
     def advance(self, frame: int) -> Stepper:

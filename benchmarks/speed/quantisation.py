@@ -30,8 +30,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import arguments, median, write_json
-from rollout import in_turns, ratio
+from common import arguments, in_turns, median, ratio, write_json
 from train_gallery import acting
 
 from terrella.engine import Engine, Precision
