@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import arguments, in_turns, ratio, write_json
-from rollout import ACTIONS, SPEC, WINDOW, Stepper, begin, make_engine
+from rollout import ACTIONS, SPEC, WINDOW, begin, make_engine
 
 from terrella.actions import width
 from terrella.engine import Engine, State

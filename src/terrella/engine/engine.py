@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.latents import Outcome
+from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..world import World
+from .caches import FeatureCache, find_cache
 from .compiled import CompiledStepper
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .state import State, load_state
@@ -51,9 +53,10 @@ class Engine:
     is that of memory, by default the one in which the dynamics computes. States of one precision do not fit another:
     memory that other weights wrote is not what these would have written. exact: None, or a batch size to which every
     call is padded, so that a session's frames are bit for bit the same whoever shares its batch (slower: for replays
-    and tests). fused: whether `rollout` writes a frame and begins the next one in one pass. compiled: batch sizes whose
-    steps are compiled, now, which takes up to two minutes each and warns where it cannot be done; other batches run as
-    without.
+    and tests). cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
+    `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed. fused: whether `rollout`
+    writes a frame and begins the next one in one pass. compiled: batch sizes whose steps are compiled, now, which takes
+    up to two minutes each and warns where it cannot be done; other batches run as without.
 
     Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision there is not, `WorldError`
     for tokenizers that are not finite.
@@ -68,6 +71,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         precision: Precision | Mapping[str, str] | str | None = None,
         exact: int | None = None,
+        cache: FeatureCache | str | None = None,
         fused: bool = True,
         compiled: int | Sequence[int] = (),
     ):
@@ -90,9 +94,15 @@ class Engine:
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens, self.fused = world.tokens, fused
-        self.fingerprint = fingerprint(world)
-        self._plain = Stepper(self.world, steps, self.dtype)
+        self.tokens, chosen_cache = world.tokens, find_cache(cache)
+        self._plain = Stepper(self.world, steps, self.dtype, chosen_cache)
+        self._kept: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
+        if chosen_cache is not None:
+            if chosen_cache.band == "high" and self.tokens.grid is None:
+                raise ConfigError(f"world {world.name!r} has no token grid to part by frequency; choose band='all'.")
+            self._kept = chosen_cache.slabs(self.tokens, width(world.spec.action), self._plain.steps)
+        self.fused = fused and not self._kept
+        self.fingerprint = fingerprint(world, *self._kept)
         self._stepper: Stepper | CompiledStepper = self._plain
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
@@ -142,7 +152,7 @@ class Engine:
         if pad is not None:
             seed, given, seen = seed[pad], given[pad], {k: v[pad] for k, v in seen.items()}
         latent = self.world.encode(seen).to(self.dtype)
-        slabs = self.world.dynamics.init(len(seed), self.device, self.dtype)
+        slabs = self._blank(len(seed))
         for t in range(frames):
             slabs, _ = self._plain.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
@@ -181,6 +191,7 @@ class Engine:
             {s: np.stack([f.observation[s] for f in frames], 1) for s in frames[0].observation},
             np.stack([f.reward for f in frames], 1),
             np.stack([f.terminated for f in frames], 1),
+            {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
         )
 
     @torch.inference_mode()
@@ -195,15 +206,26 @@ class Engine:
 
     def load_state(self, path: str | Path) -> State:
         """Read a saved state of this world; raises `StateError` for any other."""
-        return load_state(path, self.world.dynamics.spec, self.fingerprint, self.device, self.dtype)
+        return load_state(path, self._spec, self.fingerprint, self.device, self.dtype)
 
     # inside
+
+    def _blank(self, batch: int) -> Slabs:
+        """The memory of sessions that have seen nothing."""
+        slabs = self.world.dynamics.init(batch, self.device, self.dtype)
+        blank = Slabs.empty(StateSpec(self._kept), batch, self.device, self.dtype)
+        return Slabs(self._spec, {**slabs.recurrent, **blank.recurrent}, slabs.segments, slabs.time)
+
+    @property
+    def _spec(self) -> StateSpec:
+        own = self.world.dynamics.spec
+        return replace(own, slabs={**own.slabs, **self._kept})
 
     @torch.inference_mode()
     def _warm(self, sizes: Sequence[int]) -> None:
         """Take a step in sessions that nobody will use, so that its graphs are compiled."""
         for size in sizes:
-            slabs = self.world.dynamics.init(size, self.device, self.dtype)
+            slabs = self._blank(size)
             row = torch.zeros(size, width(self.world.spec.action), device=self.device)
             drawn = self._stepper.draw(slabs, slabs.time, row)
             self._stepper.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
@@ -222,6 +244,7 @@ class Engine:
         drawn = self._stepper.draw(slabs, seeds, row, observe)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
         after, outcome = self._stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
+        after.recurrent.update(drawn.kept)
         if back is not None:
             after = after.select(back)
         return State(after, state.seeds, state.world, twins), self._frame(drawn, outcome, back)
@@ -263,7 +286,9 @@ class Engine:
         end = outcome.end.sigmoid()
         rows = slice(None) if back is None else back.cpu().numpy()
         shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
-        frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows])
+        asked = drawn.evaluations_B
+        info = {} if asked is None else {"evaluations": asked.cpu().numpy()[rows]}
+        frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
         self._require_finite(frame)
         return frame
 
@@ -291,9 +316,9 @@ class Engine:
         return rows
 
 
-def fingerprint(world: World) -> str:
-    """Hash the shape and a sample of the weights of a world, to tell its states from another's."""
-    digest = hashlib.blake2b(digest_size=12)
+def fingerprint(world: World, *kept: str) -> str:
+    """Hash the shape and a sample of the weights of a world, and what else a state keeps, to tell states apart."""
+    digest = hashlib.blake2b("".join(kept).encode(), digest_size=12)
     for name, tensor in sorted(world.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()

@@ -11,6 +11,7 @@ from ..nn.latents import Noise, Outcome, Predict
 from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
 from ..world import World
+from .caches import CachedFrame, FeatureCache
 
 
 @dataclass
@@ -18,19 +19,31 @@ class Drawn:
     """A frame that is not in the memory yet.
 
     z_BNZ: what will be committed. finite_B: whether the latent drawn was. shown: stream -> observations, empty where
-    nobody looks.
+    nobody looks. kept: what a feature cache wants to remember. evaluations_B: denoising steps computed, not forecast.
     """
 
     z_BNZ: Tensor
     finite_B: Tensor
     shown: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    evaluations_B: Tensor | None = None
 
 
 class Stepper:
-    """Makes the frames of one world. steps: denoising steps a frame (None: the world's own). dtype: of latents."""
+    """Makes the frames of one world.
 
-    def __init__(self, world: World, steps: int | None = None, dtype: torch.dtype = torch.float32):
-        self.world, self.steps, self.dtype = world, steps, dtype
+    steps: denoising steps a frame (None: the world's own). dtype: of latents. cache: which steps are forecast.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        steps: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        cache: FeatureCache | None = None,
+    ):
+        self.world, self.dtype, self.cache = world, dtype, cache
+        self.steps = world.decoder.steps if steps is None else steps
 
     def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
         """Draw the next frame under an action; nothing is written. observe: whether it is decoded, too."""
@@ -39,7 +52,7 @@ class Stepper:
         def predict(z: Tensor | None, level: Noise | None) -> Tensor:
             return dynamics.predict(slabs, row_BW, z, level)
 
-        return self._drawn(predict, seeds_B, slabs.time, observe)
+        return self._drawn(predict, slabs.recurrent, seeds_B, slabs.time, row_BW, observe)
 
     def commit(
         self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
@@ -57,7 +70,8 @@ class Stepper:
     ) -> tuple[Slabs, Outcome, Drawn]:
         """Write a dreamed frame and draw the one after it: the first denoising step goes with the writing.
 
-        Consumes `slabs`. As `commit_dreamed` and `draw` one after the other, within rounding.
+        Consumes `slabs`. As `commit_dreamed` and `draw` one after the other, within rounding; not for a feature cache
+        that remembers from frame to frame.
         """
         dynamics, time = self.world.dynamics, slabs.time
         written = self._at(self.dream_level, seeds_B, time, z_BNZ)
@@ -71,7 +85,7 @@ class Stepper:
             memory, outcome, x = dynamics.commit_and_predict(slabs, row_BW, written, tau, next_BW, z, level)
             return x
 
-        drawn = self._drawn(predict, seeds_B, time + 1, observe)
+        drawn = self._drawn(predict, {}, seeds_B, time + 1, next_BW, observe)
         assert outcome is not None  # every decoder predicts at least once
         return memory, outcome, drawn
 
@@ -81,18 +95,25 @@ class Stepper:
         config = self.world.config
         return config.context_level if config.dream_level is None else config.dream_level
 
-    def _drawn(self, predict: Predict, seeds: Tensor, time: Tensor, observe: bool) -> Drawn:
+    def _drawn(
+        self, predict: Predict, memory: dict[str, Tensor], seeds: Tensor, time: Tensor, row: Tensor, observe: bool
+    ) -> Drawn:
         world, tokens = self.world, self.world.tokens
         noise = keyed_normal(seeds, time, SAMPLE, tokens.n * tokens.channels)
         noise = noise.view(-1, tokens.n, tokens.channels).to(self.dtype)
+        cached = None
+        if self.cache is not None:
+            grid = tokens.grid
+            cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)
         z = world.decoder.sample(predict, noise, self.steps)
-        finite = z.isfinite().flatten(1).all(1)
-        if not observe and not world.config.reencode:
-            return Drawn(z, finite)
-        shown = world.decode(z)
+        drawn = Drawn(z, z.isfinite().flatten(1).all(1))
+        if cached is not None:
+            drawn.kept, drawn.evaluations_B = cached.kept(), cached.evaluations_B
+        if observe or world.config.reencode:
+            drawn.shown = world.decode(z)
         if world.config.reencode:
-            z = world.encode(shown).to(self.dtype)
-        return Drawn(z, finite, shown)
+            drawn.z_BNZ = world.encode(drawn.shown).to(self.dtype)
+        return drawn
 
     @staticmethod
     def _at(level: float, seeds: Tensor, time: Tensor, z: Tensor) -> Tensor:
