@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from terrella import Engine
+from terrella.engine.budget import Budget
 from terrella.errors import ConfigError, StateSpent, WorldError
 from terrella.laws import shaken
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
@@ -176,8 +177,9 @@ def test_branches_that_act_alike_are_drawn_once(monkeypatch):
     torch.manual_seed(0)
     made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR)), torch.float64), dtype=torch.float64)
     drawn = []
-    draw = made._stepper.draw
-    monkeypatch.setattr(made._stepper, "draw", lambda slabs, *rest: drawn.append(slabs.batch) or draw(slabs, *rest))
+    stepper = made._rungs[0]
+    draw = stepper.draw
+    monkeypatch.setattr(stepper, "draw", lambda slabs, *rest: drawn.append(slabs.batch) or draw(slabs, *rest))
     rng = np.random.default_rng(0)
     state, _ = made.step(made.start({"vector": np.ones((1, 1, 2), np.float32)}, seeds=3), np.ones((1, 1)))
     rows = rng.integers(0, 3, (27, 4, 1))
@@ -195,3 +197,51 @@ def test_branches_that_act_alike_are_drawn_once(monkeypatch):
     values = frame.observation["vector"]
     assert np.array_equal(values[2], values[3])
     assert not np.array_equal(values[0], values[1])
+
+
+def run_budget(budget: Budget, costs, frames: int) -> list[tuple[int, float]]:
+    """Steps and milliseconds of frames whose cost is a function of (frame, steps)."""
+    taken = []
+    for frame in range(frames):
+        rung = budget.choose(1)
+        taken.append((budget.steps[rung], costs(frame, budget.steps[rung])))
+        budget.note(1, rung, taken[-1][1])
+    return taken
+
+
+def test_a_budget_takes_what_fits_and_gives_way_under_load():
+    budget = Budget(20.0, (8, 4, 2, 1))
+    rng = np.random.default_rng(0)
+
+    def costs(frame: int, steps: int) -> float:
+        load = 2.0 if 200 <= frame < 400 else 1.0
+        return load * (3 + 2 * steps) * rng.uniform(0.95, 1.1)
+
+    taken = run_budget(budget, costs, 600)
+    assert {steps for steps, _ in taken[20:200]} == {4}  # 11 ms; 8 steps would take 19, too near to 20
+    assert {steps for steps, _ in taken[250:400]} <= {1, 2}
+    assert taken[-1][0] == 4
+    late = sum(ms > 20 for _, ms in taken)
+    assert late <= 0.05 * len(taken)
+
+
+def test_a_budget_that_nothing_fits_takes_the_fewest_steps():
+    taken = run_budget(Budget(1.0, (4, 1)), lambda frame, steps: 5.0 * steps, 100)
+    assert {steps for steps, _ in taken} == {1}
+
+
+def test_an_engine_with_a_budget_says_how_many_steps_it_took():
+    world = engine(False).world
+    made = Engine(world, budget_ms=10_000.0)
+    state = made.start({"pixels": np.zeros((2, 1, 32, 32, 3), np.uint8)}, seeds=3)
+    state, first = made.step(state, np.ones((2, 1)))
+    for _ in range(4):
+        state, frame = made.step(state, np.ones((2, 1)))
+    assert first.info["steps"].tolist() == [1, 1]
+    assert frame.info["steps"].tolist() == [8, 8]
+    _, frame = Engine(world, budget_ms=1e-6, steps=4).step(state.fork(1), np.ones((2, 1)))
+    assert frame.info["steps"].tolist() == [1, 1]
+    with pytest.raises(ConfigError, match="more than 0"):
+        Engine(world, budget_ms=0)
+    with pytest.raises(ConfigError, match="choose one"):
+        Engine(world, budget_ms=10, cache="across")

@@ -87,6 +87,11 @@ class Masked(Decoder):
             left = after
         return to_code(value, self.config.levels, noise_BNZ.dtype)
 
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """See `Decoder.choices`: any number of rounds will do; these halve."""
+        return tuple(sorted({max(1, self.steps >> i) for i in range(self.steps.bit_length())}))
+
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """See `Decoder.loss` and the module's equations."""
         del progress

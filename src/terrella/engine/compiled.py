@@ -28,6 +28,17 @@ class CompiledStepper:
         self.plain, self.batches = plain, frozenset(batches)
         self._graphs: dict[tuple[str, int, bool], Callable[..., Any] | None] = {}  # None: could not be compiled
 
+    @property
+    def steps(self) -> int:
+        """See `Stepper`."""
+        return self.plain.steps
+
+    def commit(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
+    ) -> tuple[Slabs, Outcome]:
+        """See `Stepper.commit`; frames that were seen are few, and not worth compiling for."""
+        return self.plain.commit(slabs, seeds_B, row_BW, z_BNZ, level)
+
     def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
         """See `Stepper.draw`."""
         return self._run("draw", slabs, seeds_B, row_BW, observe=observe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.latents import Outcome
-from ..nn.slabs import Slabs, SlabSpec, StateSpec
+from ..nn.slabs import Slabs, StateSpec
 from ..world import World
+from .budget import Budget
 from .caches import FeatureCache, find_cache
 from .compiled import CompiledStepper
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
@@ -54,7 +56,9 @@ class Engine:
     memory that other weights wrote is not what these would have written. exact: None, or a batch size to which every
     call is padded, so that a session's frames are bit for bit the same whoever shares its batch (slower: for replays
     and tests). cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
-    `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed. fused: whether `rollout`
+    `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed. budget_ms: milliseconds that
+    `step` may take, action to frame: it then takes as many denoising steps as fit on this machine at this moment, and
+    `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal frames. fused: whether `rollout`
     writes a frame and begins the next one in one pass. compiled: batch sizes whose steps are compiled, now, which takes
     up to two minutes each and warns where it cannot be done; other batches run as without.
 
@@ -72,6 +76,7 @@ class Engine:
         precision: Precision | Mapping[str, str] | str | None = None,
         exact: int | None = None,
         cache: FeatureCache | str | None = None,
+        budget_ms: float | None = None,
         fused: bool = True,
         compiled: int | Sequence[int] = (),
     ):
@@ -94,24 +99,28 @@ class Engine:
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens, chosen_cache = world.tokens, find_cache(cache)
-        self._plain = Stepper(self.world, steps, self.dtype, chosen_cache)
-        self._kept: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
-        if chosen_cache is not None:
-            if chosen_cache.band == "high" and self.tokens.grid is None:
-                raise ConfigError(f"world {world.name!r} has no token grid to part by frequency; choose band='all'.")
-            self._kept = chosen_cache.slabs(self.tokens, width(world.spec.action), self._plain.steps)
-        self.fused = fused and not self._kept
-        self.fingerprint = fingerprint(world, *self._kept)
-        self._stepper: Stepper | CompiledStepper = self._plain
+        self.tokens, found = world.tokens, find_cache(cache)
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
+        counts = (
+            [steps] if budget_ms is None else [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
+        )
+        self._rungs: list[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
+        self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
+        # What a feature cache remembers from frame to frame.
+        self._kept = {} if found is None else found.slabs(self.tokens, width(world.spec.action), self._rungs[0].steps)
+        if found is not None and found.band == "high" and self.tokens.grid is None:
+            raise ConfigError(f"world {world.name!r} has no token grid to part by frequency; choose band='all'.")
+        if self._kept and budget_ms is not None:
+            raise ConfigError("a budget changes the number of steps, which this cache remembers; choose one of both.")
+        self.fused = fused and not self._kept
+        self.fingerprint = fingerprint(world, *self._kept)
         sizes = [compiled] if isinstance(compiled, int) else list(compiled)
         if any(size < 1 for size in sizes) or (exact is not None and sizes and sizes != [exact]):
             raise ConfigError(f"compiled is {sizes}; batch sizes are at least 1, and an exact engine has only its own.")
         if sizes:
-            self._stepper = CompiledStepper(self._plain, sizes)
+            self._rungs = [CompiledStepper(rung, sizes) for rung in self._rungs]  # pyright: ignore[reportArgumentType]
             self._warm(sizes)
 
     @property
@@ -154,7 +163,7 @@ class Engine:
         latent = self.world.encode(seen).to(self.dtype)
         slabs = self._blank(len(seed))
         for t in range(frames):
-            slabs, _ = self._plain.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
+            slabs, _ = self._rungs[0].commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
@@ -181,7 +190,7 @@ class Engine:
             raise ActionError(f"rollout takes actions of shape (B, T, W), T at least 1; got {tuple(many.shape)}.")
         rows = [self._rows(many[:, t], state.batch) for t in range(many.shape[1])]
         frames = []
-        if self.fused and self.exact is None and len(rows) > 1:
+        if self.fused and self.exact is None and self._budget is None and len(rows) > 1:
             state, frames = self._advance_many(state, rows, observe)
         else:
             for row in rows:
@@ -227,8 +236,9 @@ class Engine:
         for size in sizes:
             slabs = self._blank(size)
             row = torch.zeros(size, width(self.world.spec.action), device=self.device)
-            drawn = self._stepper.draw(slabs, slabs.time, row)
-            self._stepper.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
+            for rung in self._rungs:
+                drawn = rung.draw(slabs, slabs.time, row)
+            slabs, _ = self._rungs[0].commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
 
     @torch.inference_mode()
     def _advance(self, state: State, row: Tensor, observe: bool = True) -> tuple[State, Frame]:
@@ -241,13 +251,19 @@ class Engine:
             few, back, twins = found
         if few is not None:
             slabs, seeds, row = slabs.select(few), seeds[few], row[few]
-        drawn = self._stepper.draw(slabs, seeds, row, observe)
+        began, rung = time.perf_counter(), 0 if self._budget is None else self._budget.choose(len(row))
+        stepper = self._rungs[rung]
+        drawn = stepper.draw(slabs, seeds, row, observe)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
-        after, outcome = self._stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
+        after, outcome = stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
         after.recurrent.update(drawn.kept)
         if back is not None:
             after = after.select(back)
-        return State(after, state.seeds, state.world, twins), self._frame(drawn, outcome, back)
+        frame = self._frame(drawn, outcome, back)
+        if self._budget is not None:
+            self._budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
+            frame.info["steps"] = np.full(batch, stepper.steps)
+        return State(after, state.seeds, state.world, twins), frame
 
     def _advance_many(self, state: State, rows: list[Tensor], observe: bool) -> tuple[State, list[Frame]]:
         self._require_own(state)
@@ -256,13 +272,14 @@ class Engine:
             state, frame = self._advance(state, rows.pop(0), observe)
             frames.append(frame)
         seeds, slabs = state.seeds, state.slabs
-        drawn = self._stepper.draw(slabs, seeds, rows[0], observe)
+        stepper = self._rungs[0]
+        drawn = stepper.draw(slabs, seeds, rows[0], observe)
         state.take()
         for row, after in itertools.pairwise(rows):
             before = drawn
-            slabs, outcome, drawn = self._stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
+            slabs, outcome, drawn = stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
             frames.append(self._frame(before, outcome))
-        slabs, outcome = self._stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
+        slabs, outcome = stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
         frames.append(self._frame(drawn, outcome))
         return State(slabs, seeds, state.world), frames
 
