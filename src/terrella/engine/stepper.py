@@ -47,11 +47,7 @@ class Stepper:
 
     def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
         """Draw the next frame under an action; nothing is written. observe: whether it is decoded, too."""
-        dynamics = self.world.dynamics
-
-        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
-            return dynamics.predict(slabs, row_BW, z, level)
-
+        predict = self._predictor(slabs, row_BW)
         return self._drawn(predict, slabs.recurrent, seeds_B, slabs.time, row_BW, observe)
 
     def commit(
@@ -73,16 +69,21 @@ class Stepper:
         Consumes `slabs`. As `commit_dreamed` and `draw` one after the other, within rounding; not for a feature cache
         that remembers from frame to frame.
         """
-        dynamics, time = self.world.dynamics, slabs.time
+        dynamics, time, go_on = self.world.dynamics, slabs.time, None
         written = self._at(self.dream_level, seeds_B, time, z_BNZ)
         tau = _full(z_BNZ, self.dream_level)
         memory, outcome = slabs, None
 
         def predict(z: Tensor | None, level: Noise | None) -> Tensor:
-            nonlocal memory, outcome
-            if outcome is not None:
-                return dynamics.predict(memory, next_BW, z, level)
+            nonlocal memory, outcome, go_on
+            if go_on is not None:
+                return go_on(z, level)
+            if z is not None and len(z) != len(z_BNZ):  # rows that the writing has not
+                memory, outcome = dynamics.commit(slabs, row_BW, written, tau)
+                go_on = self._predictor(memory, next_BW)
+                return go_on(z, level)
             memory, outcome, x = dynamics.commit_and_predict(slabs, row_BW, written, tau, next_BW, z, level)
+            go_on = self._predictor(memory, next_BW)
             return x
 
         drawn = self._drawn(predict, {}, seeds_B, time + 1, next_BW, observe)
@@ -94,6 +95,17 @@ class Stepper:
         """The signal level at which dreamed frames enter the memory."""
         config = self.world.config
         return config.context_level if config.dream_level is None else config.dream_level
+
+    def _predictor(self, slabs: Slabs, row: Tensor) -> Predict:
+        wide: dict[int, tuple[Slabs, Tensor]] = {1: (slabs, row)}
+
+        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+            rows = 1 if z is None else len(z) // len(row)
+            if rows not in wide:
+                wide[rows] = slabs.widened(rows), row.repeat_interleave(rows, 0)
+            return self.world.dynamics.predict(*wide[rows], z, level)
+
+        return predict
 
     def _drawn(
         self, predict: Predict, memory: dict[str, Tensor], seeds: Tensor, time: Tensor, row: Tensor, observe: bool

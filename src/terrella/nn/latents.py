@@ -51,4 +51,6 @@ class Outcome:
 
 
 Predict = Callable[[Tensor | None, Noise | None], Tensor]
-"""`(z_noisy, noise) -> x_hat`: the clean latent expected behind a noisy one; with `None, None` a plain prediction."""
+"""`(z_noisy, noise) -> x_hat`: the clean latent expected behind a noisy one; with `None, None` a plain prediction.
+
+When stepping, `z_noisy` may have several rows a session, side by side, which then read one past."""

@@ -181,6 +181,12 @@ class Slabs:
         segments = [replace(s, repeat=s.repeat * n) for s in self.segments]
         return Slabs(self.spec, recurrent, segments, self.time.repeat_interleave(n, 0))
 
+    def widened(self, n: int) -> Slabs:
+        """Return a view in which each session is read by n rows; it must not be written to."""
+        segments = [replace(s, repeat=s.repeat * n) for s in self.segments]
+        recurrent = {k: v.repeat_interleave(n, 0) for k, v in self.recurrent.items()}
+        return Slabs(self.spec, recurrent, segments, self.time.repeat_interleave(n, 0))
+
     def owned(self) -> Slabs:
         """Return equal slabs in one ring that belongs to these sessions alone (a copy)."""
         recurrent = {k: v.clone() for k, v in self.recurrent.items()}
