@@ -69,10 +69,10 @@ def variants(world: World) -> list[Variant]:
     return made
 
 
-def futures(world: World, episodes: int, horizons: Sequence[int], seed: int) -> list[Truth]:
-    """Play what really happens, once for all variants."""
+def futures(world: World, episodes: int, horizons: Sequence[int], seed: int, context: int | None = None) -> list[Truth]:
+    """Play what really happens, once for all variants. context: frames seen before (default: the world's own)."""
     how: dict[str, Any] = {"policy": POLICY, "lead": LEAD} | acting(world.name)
-    how |= {"episodes": episodes, "context": default_context(world), "seed": seed}
+    how |= {"episodes": episodes, "context": default_context(world) if context is None else context, "seed": seed}
     _, truths = open_truth(world.spec, None, None, frames=max(horizons), marks=horizons, **how)
     return list(truths)
 
