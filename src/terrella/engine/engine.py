@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
+from ..nn.kv_policies import Memory
 from ..nn.latents import Noise, Outcome
 from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
-from ..world import World
+from ..world import Part, World
+from .memory import with_memory
 from .state import State, load_state
 
 
@@ -45,9 +47,12 @@ class Engine:
 
     steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
     speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
-    the same whoever shares its batch (slower: for replays and tests).
+    the same whoever shares its batch (slower: for replays and tests). memory: which past frames a session keeps, a
+    `Memory` or its name or settings (None: as the world says); the engine takes a copy of the world that steps so, and
+    its states are its own.
 
-    Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite.
+    Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite,
+    `UnknownName` for a memory policy that is not there.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Engine:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         exact: int | None = None,
+        memory: Memory | Mapping[str, Any] | str | None = None,
     ):
         if exact is not None and exact < 1:
             raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
@@ -65,8 +71,9 @@ class Engine:
         self.device = torch.device(device) if device is not None else parameter.device
         self.dtype = dtype or parameter.dtype
         # A world in training or another precision keeps its own weights: the engine takes a copy.
-        if (self.device, self.dtype) != (parameter.device, parameter.dtype):
-            world = _copy(world).to(device=self.device, dtype=self.dtype)
+        part = None if memory is None else with_memory(world.config.dynamics, memory)
+        if part is not None or (self.device, self.dtype) != (parameter.device, parameter.dtype):
+            world = _copy(world, part).to(device=self.device, dtype=self.dtype)
         self.world, self.steps, self.exact = world.eval(), steps, exact
         for name, weight in world.tokenizers.named_parameters():
             if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
@@ -194,7 +201,7 @@ class Engine:
 
     def _require_own(self, state: State) -> None:
         if state.world != self.fingerprint:
-            raise StateError("this state belongs to another world; use the engine of the world that made it.")
+            raise StateError("this state belongs to another world or memory; use the engine of the one that made it.")
 
     def _padding(self, batch: int) -> Tensor | None:
         """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
@@ -244,16 +251,19 @@ class Engine:
         return rows
 
 
-def _copy(world: World) -> World:
-    twin = World(world.spec, world.config, world.name)
+def _copy(world: World, dynamics: Part | None = None) -> World:
+    config = world.config if dynamics is None else replace(world.config, dynamics=dynamics)
+    twin = World(world.spec, config, world.name).to(next(world.parameters()).dtype)
     twin.load_state_dict(world.state_dict())
     twin.record, twin.card, twin.starts = world.record, world.card, world.starts
     return twin.requires_grad_(False)
 
 
 def fingerprint(world: World) -> str:
-    """Hash the shape and a sample of the weights of a world, to tell its states from another's."""
+    """Hash the shape and a sample of the weights of a world, and its memory, to tell its states from another's."""
     digest = hashlib.blake2b(digest_size=12)
+    if world.dynamics.memory is not None:
+        digest.update(repr(world.dynamics.memory).encode())
     for name, tensor in sorted(world.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()
