@@ -5,6 +5,7 @@ from .data import Dataset, record
 from .engine import Engine, State
 from .env import WorldEnv
 from .evaluation import evaluate
+from .nn.kv_policies import Memory
 from .serving import serve
 from .training import train
 from .vector_env import WorldVectorEnv
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "Engine",
+    "Memory",
     "State",
     "World",
     "WorldEnv",

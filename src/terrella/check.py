@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,16 @@ def _run(laws: Sequence[Callable[..., None]], part: Any, *dtypes: torch.dtype) -
 
 
 def rollout_equals_parallel(world: World, dtype: torch.dtype = torch.float64) -> None:
-    """A rollout gives the frames that the parallel path gives for the same noise, for more than three windows."""
+    """A rollout gives the frames that the parallel path gives for the same noise, for more than three windows.
+
+    A world that steps with a bounded memory is held to it for as many frames as its backbone says that they agree.
+    """
     story = _Story.of(world, dtype, windows=3)
+    if world.dynamics.agrees is not None:
+        frames = world.dynamics.agrees - CONTEXT_FRAMES
+        if frames < 1:
+            return
+        story = replace(story, after=story.after[:, :frames])
     twin, sampled = story.engine.world, []
     inner = twin.decoder
     twin.decoder = _Recorder(inner, sampled)

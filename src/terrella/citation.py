@@ -85,6 +85,42 @@ _PAPERS = {
   author = {Li, Guangyuan and Zheng, Siming and Xu, Shuolin and Chen, Jinwei and Li, Bo and Hu, Xiaobin and Zhao, Lei
   and Jiang, Peng-Tao}, journal = {arXiv:2511.18886}, year = {2025}
 }""",
+    "ladder": """@article{shi2025lacache,
+  title = {LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models},
+  author = {Shi, Dachuan and Fu, Yonggan and Yuan, Xiangchi and Yu, Zhongzhi and You, Haoran and Li, Sixu and
+  Dong, Xin and Kautz, Jan and Molchanov, Pavlo and Lin, Yingyan},
+  journal = {arXiv:2507.14204}, year = {2025}
+}""",
+    "snapkv": """@article{li2024snapkv,
+  title = {SnapKV: LLM Knows What You are Looking for Before Generation},
+  author = {Li, Yuhong and Huang, Yingbing and Yang, Bowen and Venkitesh, Bharat and Locatelli, Acyr and Ye, Hanchen
+  and Cai, Tianle and Lewis, Patrick and Chen, Deming}, journal = {arXiv:2404.14469}, year = {2024}
+}""",
+    "cake": """@article{qin2025cake,
+  title = {CAKE: Cascading and Adaptive KV Cache Eviction with Layer Preferences},
+  author = {Qin, Ziran and Cao, Yuchen and Lin, Mingbao and Hu, Wen and Fan, Shixuan and Cheng, Ke and Lin, Weiyao and
+  Li, Jianguo}, journal = {arXiv:2503.12491}, year = {2025}
+}""",
+    "maskkv": """@article{huang2025maskkv,
+  title = {Mask Tokens as Prophet: Fine-Grained Cache Eviction for Efficient dLLM Inference},
+  author = {Huang, Jianuo and Zhang, Yaojie and Yang, Yicun and Huang, Benhao and Qi, Biqing and Liu, Dongrui and
+  Zhang, Linfeng}, journal = {arXiv:2510.09309}, year = {2025}
+}""",
+    "tempcache": """@article{samuel2026tempcache,
+  title = {Fast Autoregressive Video Diffusion and World Models with Temporal Cache Compression and Sparse Attention},
+  author = {Samuel, Dvir and Tzachor, Issar and Levy, Matan and Green, Michael and Chechik, Gal and Ben-Ari, Rami},
+  journal = {arXiv:2602.01801}, year = {2026}
+}""",
+    "razor": """@article{tang2024razorattention,
+  title = {RazorAttention: Efficient KV Cache Compression Through Retrieval Heads},
+  author = {Tang, Hanlin and Lin, Yang and Lin, Jing and Han, Qingsen and Hong, Shikuan and Yao, Yiwu and
+  Wang, Gongyi}, journal = {arXiv:2407.15891}, year = {2024}
+}""",
+    "epicache": """@article{kim2025epicache,
+  title = {EpiCache: Episodic KV Cache Management for Long Conversational Question Answering},
+  author = {Kim, Minsoo and Kundu, Arnav and Kim, Han-Byul and Dixit, Richa and Cho, Minsik},
+  journal = {arXiv:2509.17396}, year = {2025}
+}""",
     "fsq": """@article{mentzer2023fsq,
   title = {Finite Scalar Quantization: VQ-VAE Made Simple},
   author = {Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael},
@@ -120,6 +156,8 @@ _USED = {
     ("dynamics", "rssm"): ("dreamer3", "rotary", "dit"),
     ("dynamics", "reaction_diffusion"): ("fluidworld",),
     ("dynamics", "history"): ("worldmem", "magicworld", "memoryforcing"),
+    **{("memory", name): (name,) for name in ("ladder", "snapkv", "cake", "maskkv", "tempcache", "razor", "epicache")},
+    ("memory", "window"): ("sinks",),
     ("decoder", "masked"): ("maskgit", "mineworld", "deltairis"),
     ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
     ("tokenizer", "fsq"): ("fsq",),
@@ -132,6 +170,7 @@ def cite(world: World) -> str:
     config = world.config
     parts = [("dynamics", config.dynamics.name), ("decoder", config.decoder.name)]
     parts += [("dynamics", "history")] if config.dynamics.config.get("history") else []
+    parts += [("memory", world.dynamics.memory.policy)] if world.dynamics.memory else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
     keys = dict.fromkeys(key for part in parts for key in _USED.get(part, ()))
     return "\n\n".join(_PAPERS[key] for key in keys)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..nn.kv_policies import Memory
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.slabs import Slabs, StateSpec
 from ..spec import ActionSpec
@@ -24,12 +25,15 @@ class Dynamics(nn.Module, ABC):
     level and see the noise.
 
     spec: the slabs of one session; `window` and `sinks` say which past frames are visible. example: tokens and actions
-    that the laws are tested with, for a backbone that does not take just any.
+    that the laws are tested with, for a backbone that does not take just any. memory: the bounded memory that it steps
+    with instead of its window, if any. agrees: for how many frames of a session the two paths agree; None: for ever.
     """
 
     name: ClassVar[str] = ""
     example: ClassVar[tuple[TokenSpec, ActionSpec] | None] = None
     spec: StateSpec
+    memory: Memory | None = None
+    agrees: int | None = None
 
     def __init__(self, tokens: TokenSpec, action: ActionSpec):
         super().__init__()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..nn.kv_policies import Memory
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import RMSNorm
 from ..nn.slabs import Slabs, StateSpec
@@ -47,6 +48,7 @@ class HybridConfig:
     history: int = 0
     fetch: int = 4
     stride: int = 1
+    memory: Memory | None = None
     track_layers: int = 1
     scan_heads: int = 6
     state: int = 16
@@ -92,6 +94,7 @@ class Hybrid(Dynamics):
         nn.init.zeros_(self.recall[1].weight)  # pyright: ignore[reportArgumentType]
         inner = self.transformer.spec  # both know the previous frame's latent and level
         self.spec = StateSpec({**inner.slabs, **self.track.slabs}, inner.window, inner.sinks)
+        self.memory, self.agrees = self.transformer.memory, self.transformer.agrees
 
     # one frame
 

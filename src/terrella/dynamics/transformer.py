@@ -9,7 +9,8 @@ Notable choices
 - Each token also sees the previous frame's latent at its place, so that motion needs no search.
 - Keys rest without rotation and are turned by their age when read, so positions stay bounded. Sinks have one fixed age.
 - One modulation network for all layers, with a small table a layer.
-- With `history`, a few frames that left the window are fetched by similarity (`terrella.nn.history`).
+- With `history`, a few frames that left the window are fetched by similarity (`terrella.nn.history`). With `memory`,
+  stepping keeps frames by a policy within a fixed budget (`terrella.nn.kv_store`); training is the same.
 
 Ref: Hafner et al., Dreamer 4, arXiv 2509.24527, section 3 (axial attention, sparse in time; QK-norm, RMSNorm, SwiGLU);
 Peebles & Xie, arXiv 2212.09748 (adaLN); Chen et al., PixArt-alpha, arXiv 2310.00426 (one modulation for all layers);
@@ -28,6 +29,8 @@ from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.blocks import ChangeHead, FrameBlock, Modulation, OutcomeHead, place_turns
 from ..nn.history import Fetched, History
+from ..nn.kv_policies import Memory
+from ..nn.kv_store import SlotPast, SlotStore
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm
 from ..nn.past import ClipPast, PairPast, SlabPast, age_turns, newer_past
@@ -43,6 +46,7 @@ class TransformerConfig:
 
     history: 0, or how many frames are kept to fetch `fetch` of them a frame once they have left the window; one frame
     in `stride` is kept. Training must show clips longer than the window, or fetching is never learned.
+    memory: None, or which frames stepping keeps in place of the last `window`; weights and training do not know of it.
     """
 
     dim: int = 192
@@ -55,6 +59,7 @@ class TransformerConfig:
     history: int = 0
     fetch: int = 4
     stride: int = 1
+    memory: Memory | None = None
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.heads):
@@ -68,6 +73,8 @@ class TransformerConfig:
                 f"history ({self.history}) must be at least fetch ({self.fetch}), and history x stride "
                 f"({self.history * self.stride}) more than window ({self.window}): what is in it is not fetched."
             )
+        if self.history and self.memory is not None:
+            raise ConfigError("a world with a history cannot step with a memory policy: history relies on the window.")
 
 
 @register("dynamics", "transformer")
@@ -75,7 +82,7 @@ class Transformer(Dynamics):
     """The default backbone.
 
     Memory a session: `2 * layers/every * (window + sinks + history) * N * dim` numbers and one latent. What belongs to
-    `history` is copied for each branch of a fork; the window is shared.
+    `history` is copied for each branch of a fork; the window is shared. With a memory policy, see `SlotStore`.
     """
 
     Config = TransformerConfig
@@ -89,8 +96,7 @@ class Transformer(Dynamics):
         self.depth = self.temporal[-1] + 1  # layers that the commit stream passes
         head = c.dim // c.heads
         framed = SlabSpec((len(self.temporal), tokens.n, c.heads, c.window + c.sinks, head), frame_axis=3)
-        previous = SlabSpec((tokens.n, tokens.channels))
-        slabs = {"keys": framed, "values": framed, "previous": previous, "level": SlabSpec(())}
+        slabs = {"previous": SlabSpec((tokens.n, tokens.channels)), "level": SlabSpec(())}
 
         self.enter = nn.Linear(2 * tokens.channels, c.dim)
         self.place = nn.Parameter(torch.randn(tokens.n, c.dim) * 0.02)
@@ -104,7 +110,15 @@ class Transformer(Dynamics):
         self.register_buffer("turn", place_turns(tokens, head), persistent=False)
         self.register_buffer("ages", age_turns(c.window, head), persistent=False)
         self.history = _history(c, tokens, len(self.temporal)) if c.history else None
-        self.spec = StateSpec({**slabs, **(self.history.slabs if self.history else {})}, c.window, c.sinks)
+        self.store = None
+        if c.memory is None:
+            slabs = {"keys": framed, "values": framed, **slabs, **(self.history.slabs if self.history else {})}
+            self.spec = StateSpec(slabs, c.window, c.sinks)
+        else:
+            sizes = {"layers": len(self.temporal), "places": tokens.n, "heads": c.heads, "head": head}
+            self.store = SlotStore(c.memory, **sizes, window=c.window, sinks=c.sinks)
+            self.spec = StateSpec({**slabs, **self.store.slabs})
+            self.memory, self.agrees = self.store.memory, self.store.agrees
 
     # one frame
 
@@ -124,7 +138,7 @@ class Transformer(Dynamics):
         x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, extra_BND)
         fetched = self._fetched(slabs, action_BW, extra_BND)
         for i, block in enumerate(self._layers()):
-            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
+            x = block(x, mods, self.turn, self._past(slabs, i, action_BW, fetched))
         return self._leave(x, previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
@@ -146,9 +160,12 @@ class Transformer(Dynamics):
                 k, v = block.past_kv(x)
                 keys.append(k)
                 values.append(v)
-            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
+            x = block(x, mods, self.turn, self._past(slabs, i, action_BW, fetched))
         written = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
         recurrent = {"previous": z_BNZ, "level": tau_B}
+        if self.store is not None:
+            kept = self.store.keep(slabs, written["keys"], written["values"], action_BW, self.ages)
+            return {}, recurrent | kept, self.outcome(x)
         if self.history is not None:
             known = _with_extra(condition, extra_BND)
             told = self.history.tell(slabs.recurrent["previous"], known, z_BNZ, tau_B)
@@ -166,7 +183,7 @@ class Transformer(Dynamics):
         noise: Noise | None,
     ) -> tuple[Slabs, Outcome, Tensor]:
         """See `Dynamics.commit_and_predict`. Both streams pass the layers side by side, as twice the batch."""
-        if self.history is not None:
+        if self.history is not None or self.store is not None:
             return super().commit_and_predict(slabs, action_BW, z_BNZ, tau_B, next_BW, noisy_BNZ, noise)
         clean = Noise(tau_B, torch.zeros_like(tau_B))
         condition = self._step_condition(slabs, action_BW)
@@ -264,10 +281,14 @@ class Transformer(Dynamics):
         # What changes is small: the network starts as "nothing moves" and learns the difference.
         return previous.to(x.dtype) + self.leave(x)
 
-    def _past(self, slabs: Slabs, layer: int, fetched: list[Fetched] | None) -> SlabPast | None:
+    def _past(
+        self, slabs: Slabs, layer: int, action: Tensor, fetched: list[Fetched] | None
+    ) -> SlabPast | SlotPast | None:
         if layer not in self.temporal:
             return None
         index = self.temporal.index(layer)
+        if self.store is not None:
+            return self.store.past(slabs, index, action, self.ages)
         past = slabs.scratch.get(layer)
         if not isinstance(past, SlabPast):  # the same for all denoising steps of a frame
             past = slabs.scratch[layer] = SlabPast(slabs, index, self.ages)
@@ -303,6 +324,9 @@ def _with_extra(condition: Tensor, extra: Tensor | None) -> Tensor:
     return condition if extra is None else condition + extra.mean(-2)
 
 
+Past = SlabPast | SlotPast | PairPast | ClipPast
+
+
 class _Block(FrameBlock):
     """Attention over the frame's tokens, then over past frames at the same place, then the feed-forward layer."""
 
@@ -317,7 +341,7 @@ class _Block(FrameBlock):
             self.out_t = nn.Linear(c.dim, c.dim, bias=False)
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
-    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | ClipPast | PairPast | None) -> Tensor:
+    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: Past | None) -> Tensor:
         own = self.modulation(x, mods)
         x = self.attend(x, own, turn)
         if past is not None:

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
+from ..nn.kv_policies import Memory
 from ..nn.latents import Outcome
 from ..nn.slabs import Slabs, StateSpec
 from ..world import World
 from .budget import Budget
 from .caches import FeatureCache, find_cache
 from .compiled import CompiledStepper
+from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .state import State, load_state
 from .stepper import Drawn, Stepper
@@ -50,20 +52,27 @@ class Frame:
 class Engine:
     """Runs one world. Keeps no session of its own: all that changes is in the `State` handed in and out.
 
-    steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
-    speed). precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then
-    is that of memory, by default the one in which the dynamics computes. States of one precision do not fit another:
-    memory that other weights wrote is not what these would have written. exact: None, or a batch size to which every
-    call is padded, so that a session's frames are bit for bit the same whoever shares its batch (slower: for replays
-    and tests). cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
-    `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed. budget_ms: milliseconds that
-    `step` may take, action to frame: it then takes as many denoising steps as fit on this machine at this moment, and
-    `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal frames. fused: whether `rollout`
-    writes a frame and begins the next one in one pass. compiled: batch sizes whose steps are compiled, now, which takes
-    up to two minutes each and warns where it cannot be done; other batches run as without.
+    steps: denoising steps a frame (None: the world's own).
+    dtype: of weights and memory: float32, or bfloat16.
+    precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then is that of
+        memory, by default the one in which the dynamics computes.
+    memory: which past frames a session keeps, a `Memory` or its name or settings (None: as the world says).
+    exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit the same
+        whoever shares its batch (slower: for replays and tests).
+    cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
+        `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed.
+    budget_ms: milliseconds that `step` may take, action to frame: it then takes as many denoising steps as fit on this
+        machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal
+        frames.
+    fused: whether `rollout` writes a frame and begins the next one in one pass.
+    compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
+        done; other batches run as without.
 
-    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision there is not, `WorldError`
-    for tokenizers that are not finite.
+    States belong to engines with the same world, precision, memory and remembering cache: a past that other weights
+    wrote, or that another rule chose, is not what this engine would have.
+
+    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision, memory or cache there is
+    not, `WorldError` for tokenizers that are not finite.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class Engine:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         precision: Precision | Mapping[str, str] | str | None = None,
+        memory: Memory | Mapping[str, Any] | str | None = None,
         exact: int | None = None,
         cache: FeatureCache | str | None = None,
         budget_ms: float | None = None,
@@ -88,6 +98,8 @@ class Engine:
         chosen = None if precision is None else Precision.of(precision)
         self.dtype = dtype or parameter.dtype if chosen is None else chosen.memory(dtype)
         # A world in training or another precision keeps its own weights: the engine takes a copy.
+        if memory is not None:
+            world = copied(world, with_memory(world.config.dynamics, memory))
         if chosen is not None:
             world = lowered(world, chosen, self.device, self.dtype)
         elif (self.device, self.dtype) != (parameter.device, parameter.dtype):
@@ -285,7 +297,7 @@ class Engine:
 
     def _require_own(self, state: State) -> None:
         if state.world != self.fingerprint:
-            raise StateError("this state belongs to another world or precision; use the engine that made it.")
+            raise StateError("this state belongs to another world, precision or memory; use the engine that made it.")
 
     def _padding(self, batch: int) -> Tensor | None:
         """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
@@ -334,8 +346,10 @@ class Engine:
 
 
 def fingerprint(world: World, *kept: str) -> str:
-    """Hash the shape and a sample of the weights of a world, and what else a state keeps, to tell states apart."""
+    """Hash the shape and a sample of the weights of a world, its memory, and what else a state keeps."""
     digest = hashlib.blake2b("".join(kept).encode(), digest_size=12)
+    if world.dynamics.memory is not None:
+        digest.update(repr(world.dynamics.memory).encode())
     for name, tensor in sorted(world.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()

@@ -7,14 +7,14 @@ Hence each is set apart, and measured apart (`benchmarks/speed/quantisation.py`)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, did_you_mean
 from ..nn.quantised import quantise
-from ..world import World
+from ..world import Part, World
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BITS = {"int8": 8, "int4": 4}
@@ -113,9 +113,11 @@ def weight_bytes(world: World) -> dict[str, int]:
     return count
 
 
-def copied(world: World) -> World:
-    """Return a copy of a world that needs no gradients."""
-    twin = World(world.spec, world.config, world.name)
+def copied(world: World, dynamics: Part | None = None) -> World:
+    """Return a copy of a world that needs no gradients. dynamics: another description of its backbone's settings."""
+    config = world.config if dynamics is None else replace(world.config, dynamics=dynamics)
+    first = next(world.parameters())
+    twin = World(world.spec, config, world.name).to(device=first.device, dtype=first.dtype)
     twin.load_state_dict(world.state_dict())
     twin.record, twin.card, twin.starts = world.record, world.card, world.starts
     return twin.requires_grad_(False)

@@ -156,7 +156,8 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
 def _require_whole(state: State, dtype: torch.dtype, path: str | Path) -> None:
     """Refuse tensors that do not fit the state's spec and one another, before a step reads them."""
     slabs = state.slabs
-    wrong = [n for n, v in slabs.recurrent.items() if v.shape != (slabs.batch, *slabs.spec.slabs[n].shape)]
+    kinds = {n: (slabs.spec.slabs[n], v) for n, v in slabs.recurrent.items()}
+    wrong = [n for n, (s, v) in kinds.items() if v.shape != (slabs.batch, *s.shape) or s.dtype not in (None, v.dtype)]
     wrong += [] if slabs.time.shape == state.seeds.shape == (state.batch,) else ["time"]
     if bool(slabs.segments) != bool(slabs.spec.capacity):
         wrong.append("segments")
@@ -175,4 +176,4 @@ def _require_whole(state: State, dtype: torch.dtype, path: str | Path) -> None:
                     f"Engine(world, dtype={value.dtype})."
                 )
     if wrong:
-        raise StateError(f"{path} is damaged: {', '.join(wrong)} do not have the shape that its world keeps.")
+        raise StateError(f"{path} is damaged: {', '.join(wrong)} do not have the shape or type that its world keeps.")

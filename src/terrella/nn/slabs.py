@@ -23,10 +23,14 @@ FIRST_BLOCK = 1  # frames that a fresh branch has room for; doubles when full
 
 @dataclass(frozen=True)
 class SlabSpec:
-    """Shape of one slab for one session. `frame_axis` is where frames lie (its length is the ring's), or None."""
+    """Shape of one slab for one session. `frame_axis` is where frames lie (its length is the ring's), or None.
+
+    dtype: of a recurrent slab that must not follow the engine's type, such as a count.
+    """
 
     shape: tuple[int, ...]
     frame_axis: int | None = None
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class StateSpec:
 
     def nbytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Bytes that one session takes."""
-        return sum(prod(s.shape) for s in self.slabs.values()) * dtype.itemsize
+        return sum(prod(s.shape) * (s.dtype or dtype).itemsize for s in self.slabs.values())
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Slabs:
     def empty(cls, spec: StateSpec, batch: int, device: torch.device | str, dtype: torch.dtype) -> Slabs:
         """Allocate zeroed slabs for `batch` sessions, once."""
         recurrent = {
-            n: torch.zeros(batch, *s.shape, device=device, dtype=dtype)
+            n: torch.zeros(batch, *s.shape, device=device, dtype=s.dtype or dtype)
             for n, s in spec.slabs.items()
             if s.frame_axis is None
         }
