@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,17 @@ from torch import Tensor
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.kv_policies import Memory
-from ..nn.latents import Outcome
 from ..nn.slabs import Slabs, StateSpec
 from ..world import World
 from .budget import Budget
 from .caches import FeatureCache, find_cache
 from .compiled import CompiledStepper
+from .frame import Frame, bring
 from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .state import State, load_state
-from .stepper import Drawn, Stepper
+from .stepper import Stepper
 from .twins import distinct
-
-
-@dataclass
-class Frame:
-    """What a step brings, for each session (after `rollout` a time axis follows the batch axis).
-
-    observation: stream -> uint8 images `(B, h, w, C)` or float32 vectors `(B, F)`. reward: float32 `(B,)`. terminated:
-    float32 `(B,)`, the probability that the episode ends here. info: more, by name.
-    """
-
-    observation: dict[str, np.ndarray]
-    reward: np.ndarray
-    terminated: np.ndarray
-    info: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> np.ndarray:
-        """Whether the end is more likely than not, bool `(B,)`."""
-        return self.terminated > 0.5
 
 
 class Engine:
@@ -111,21 +92,17 @@ class Engine:
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens, found = world.tokens, find_cache(cache)
+        self.tokens, found = world.tokens, find_cache(cache, world.tokens, budget_ms is not None)
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
-        counts = (
-            [steps] if budget_ms is None else [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
-        )
+        # From the best frames to the cheapest; without a budget there is nothing to choose.
+        choices = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
+        counts = [steps] if budget_ms is None else choices
         self._rungs: list[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
         self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
         # What a feature cache remembers from frame to frame.
         self._kept = {} if found is None else found.slabs(self.tokens, width(world.spec.action), self._rungs[0].steps)
-        if found is not None and found.band == "high" and self.tokens.grid is None:
-            raise ConfigError(f"world {world.name!r} has no token grid to part by frequency; choose band='all'.")
-        if self._kept and budget_ms is not None:
-            raise ConfigError("a budget changes the number of steps, which this cache remembers; choose one of both.")
         self.fused = fused and not self._kept
         self.fingerprint = fingerprint(world, *self._kept)
         sizes = [compiled] if isinstance(compiled, int) else list(compiled)
@@ -271,7 +248,7 @@ class Engine:
         after.recurrent.update(drawn.kept)
         if back is not None:
             after = after.select(back)
-        frame = self._frame(drawn, outcome, back)
+        frame = bring(self.world, drawn, outcome, back)
         if self._budget is not None:
             self._budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
             frame.info["steps"] = np.full(batch, stepper.steps)
@@ -290,9 +267,9 @@ class Engine:
         for row, after in itertools.pairwise(rows):
             before = drawn
             slabs, outcome, drawn = stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
-            frames.append(self._frame(before, outcome))
+            frames.append(bring(self.world, before, outcome))
         slabs, outcome = stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
-        frames.append(self._frame(drawn, outcome))
+        frames.append(bring(self.world, drawn, outcome))
         return State(slabs, seeds, state.world), frames
 
     def _require_own(self, state: State) -> None:
@@ -306,30 +283,6 @@ class Engine:
         if batch > self.exact:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
-
-    def _frame(self, drawn: Drawn, outcome: Outcome, back: Tensor | None = None) -> Frame:
-        """Bring what was drawn to the host. back: the row of each session, where rows are not sessions."""
-        reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
-        # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
-        reward = torch.where(drawn.finite_B, reward, torch.nan)
-        end = outcome.end.sigmoid()
-        rows = slice(None) if back is None else back.cpu().numpy()
-        shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
-        asked = drawn.evaluations_B
-        info = {} if asked is None else {"evaluations": asked.cpu().numpy()[rows]}
-        frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
-        self._require_finite(frame)
-        return frame
-
-    def _require_finite(self, frame: Frame) -> None:
-        numbers = [frame.reward, frame.terminated, *(v for v in frame.observation.values() if v.dtype != np.uint8)]
-        lost = ~np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in numbers], axis=0)
-        if lost.any():
-            who = f" in sessions {np.flatnonzero(lost).tolist()} of {len(lost)}" if len(lost) > 1 else ""
-            raise WorldError(
-                f"world {self.world.name!r} predicted numbers that are not finite{who}. Go on from an earlier fork, or "
-                "start anew; if it happens again, train the world longer or with a smaller learning rate."
-            )
 
     def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
         spec = self.world.spec.action
