@@ -528,7 +528,7 @@ def test_a_state_belongs_to_its_memory(world, tmp_path):
             if other is one:
                 other.load_state(path)
                 continue
-            with pytest.raises(StateError, match="another world or memory"):
+            with pytest.raises(StateError, match="another world, precision or memory"):
                 other.step(state, np.ones((2, 1)))
             with pytest.raises(StateError, match="another world"):
                 other.load_state(path)
