@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from terrella.evaluation.provenance import commit, hardware
 
-__all__ = ["arguments", "commit", "hardware", "median", "write_json"]
+__all__ = ["arguments", "commit", "hardware", "in_turns", "median", "ratio", "write_json"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,6 +44,24 @@ def median(values: list[float]) -> float:
     """Return the middle value, the mean of the two middle ones for an even number."""
     ordered, half = sorted(values), len(values) // 2
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def in_turns(rounds: int, *calls: Callable[[], Any]) -> list[list[float]]:
+    """Time calls in turns, forwards and backwards, `rounds` times, after three that do not count; milliseconds."""
+    times: list[list[float]] = [[] for _ in calls]
+    for number in range(rounds + 3):
+        for call, kept in list(zip(calls, times))[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            call()
+            if number >= 3:
+                kept.append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> tuple[float, list[float]]:
+    """Ratio of medians, and the quartiles of the pairwise ratios."""
+    quartiles = np.quantile(np.divide(above, below), [0.25, 0.75])
+    return round(median(above) / median(below), 4), [round(float(q), 4) for q in quartiles]
 
 
 def _command() -> str:

@@ -19,14 +19,13 @@ does falls on both; a figure is the ratio of medians, with the quartiles of the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, median, write_json
+from common import arguments, in_turns, median, ratio, write_json
 
 from terrella.engine import Engine, State
 from terrella.laws import shaken
@@ -39,13 +38,16 @@ WINDOW, BRANCHES, ACTIONS = 32, 64, 15
 SPEC = WorldSpec({"pixels": StreamSpec("image", (64, 64, 3))}, ActionSpec("discrete", n=ACTIONS))
 
 
-def make_engine(steps: int | None) -> Engine:
+def make_engine(steps: int | None, window: int = WINDOW, **options: Any) -> Engine:
+    """The `tiny` preset with random weights. options: of the engine."""
     config = world_config("tiny", SPEC)
-    dynamics = replace(config.dynamics, config=config.dynamics.config | {"window": WINDOW})
-    return Engine(shaken(World(SPEC, replace(config, dynamics=dynamics), "tiny")), steps=steps)
+    dynamics = replace(config.dynamics, config=config.dynamics.config | {"window": window})
+    torch.manual_seed(0)
+    return Engine(shaken(World(SPEC, replace(config, dynamics=dynamics), "tiny")), steps=steps, **options)
 
 
 def begin(engine: Engine, batch: int, rng: np.random.Generator) -> State:
+    """Sessions that have seen one random image each."""
     pixels = rng.integers(0, 256, (batch, 1, 64, 64, 3), dtype=np.uint8)
     return engine.start({"pixels": pixels}, seeds=list(range(batch)))
 
@@ -53,12 +55,12 @@ def begin(engine: Engine, batch: int, rng: np.random.Generator) -> State:
 class Stepper:
     """A state that a call takes one frame further."""
 
-    def __init__(self, engine: Engine, state: State, rng: np.random.Generator):
-        self.engine, self.state, self.rng = engine, state, rng
+    def __init__(self, engine: Engine, state: State, rng: np.random.Generator, actions: int = ACTIONS):
+        self.engine, self.state, self.rng, self.actions = engine, state, rng, actions
 
     def __call__(self) -> None:
         """Take a random action."""
-        row = self.rng.integers(0, ACTIONS, (self.state.batch, 1))
+        row = self.rng.integers(0, self.actions, (self.state.batch, 1))
         self.state, _ = self.engine.step(self.state, row)
 
     def advance(self, frame: int) -> Stepper:
@@ -66,24 +68,6 @@ class Stepper:
         while int(self.state.time[0]) < frame:
             self()
         return self
-
-
-def in_turns(rounds: int, *calls: Callable[[], Any]) -> list[list[float]]:
-    """Time calls in turns, forwards and backwards, `rounds` times, after three that do not count; milliseconds."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 3):
-        for call, kept in list(zip(calls, times))[:: 1 if number % 2 else -1]:
-            start = time.perf_counter()
-            call()
-            if number >= 3:
-                kept.append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def ratio(above: list[float], below: list[float]) -> tuple[float, list[float]]:
-    """Ratio of medians, and the quartiles of the pairwise ratios."""
-    quartiles = np.quantile(np.divide(above, below), [0.25, 0.75])
-    return round(median(above) / median(below), 4), [round(float(q), 4) for q in quartiles]
 
 
 def recomputed(engine: Engine, kept: str) -> Callable[[], Any]:

@@ -1,11 +1,12 @@
-"""Write the tables of the README and of docs/choosing-a-backbone.md from the JSON that the benchmarks left in
-`benchmarks/results`.
+"""Write the tables of the README, docs/choosing-a-backbone.md and docs/speed.md from the JSON that the benchmarks left
+in `benchmarks/results`.
 
 python benchmarks/gallery.py --json benchmarks/results/gallery.json
 python benchmarks/rollout.py --json benchmarks/results/rollout.json
 python benchmarks/dataset.py --json benchmarks/results/dataset.json
 python benchmarks/memory.py --arena sprites --json benchmarks/results/memory-sprites.json
 python benchmarks/memory.py --arena blocks --json benchmarks/results/memory-blocks.json
+python benchmarks/speed/NAME.py --json benchmarks/results/speed-NAME.json    (for each NAME there)
 python benchmarks/tables.py
 """
 
@@ -114,9 +115,111 @@ def replace(text: str, name: str, table: str) -> str:
     return re.sub(pattern, lambda m: f"{m[1]}{table}\n{m[2]}", text, count=1, flags=re.S)
 
 
+def horizon(result: dict[str, Any]) -> str:
+    """Late over early, and bytes, by backbone."""
+    lines = [
+        f"| backbone | frame {result['late']:,} / frame {result['early']} | bytes then, and late |",
+        "|---|---:|---:|",
+    ]
+    for row in result["rows"]:
+        low, high = row["quartiles"]
+        lines.append(
+            f"| {row['backbone']} | {row['late_over_early']:.3f} ({low:.2f} to {high:.2f}) "
+            f"| {row['bytes_early']:,}, {row['bytes_late']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def step(result: dict[str, Any]) -> str:
+    """The gain of each way over the plain one."""
+    lines = ["| sessions | way | a rollout's gain | a step's gain | frames a second |", "|---:|---|---:|---:|---:|"]
+    for row in result["rows"]:
+        way = ", ".join(name for name in ("fused", "compiled") if row[name]) or "plain"
+        lines.append(
+            f"| {row['batch']} | {row['dtype']}, {way} | {row['rollout_gain']:.2f} | {row['step_gain']:.2f} "
+            f"| {row['fps_step']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def sessions(result: dict[str, Any]) -> str:
+    """The best setting of each batch size."""
+    lines = ["| sessions | frames a second, all together | / one after another | setting |", "|---:|---:|---:|---|"]
+    for batch in dict.fromkeys(row["batch"] for row in result["rows"]):
+        best = max((r for r in result["rows"] if r["batch"] == batch), key=lambda r: r["fps_total"])
+        setting = f"{best['dtype']}, {best['threads']} thread{'s' * (best['threads'] > 1)}"
+        lines.append(f"| {batch} | {best['fps_total']:.0f} | {best['gain']:.2f} | {setting} |")
+    return "\n".join(lines)
+
+
+def branches(result: dict[str, Any]) -> str:
+    """Time and bytes of branches over those of copies."""
+    lines = ["| branches | actions | time / copies | bytes / copies |", "|---:|---|---:|---:|"]
+    for row in result["rows"]:
+        lines.append(f"| {row['branches']:,} | {row['case']} | {row['time_ratio']:.3f} | {row['bytes_ratio']:.3f} |")
+    return "\n".join(lines)
+
+
+def budget(result: dict[str, Any]) -> str:
+    """Share of frames within the budget."""
+    lines = [
+        f"| budget {result['budget_ms']:.1f} ms | kept | steps a frame | p50, p95, p99 ms |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        times = ", ".join(f"{row[p]:.1f}" for p in ("p50", "p95", "p99"))
+        lines.append(f"| {row['way']}, {row['phase']} | {100 * row['kept']:.1f} % | {row['steps']:.1f} | {times} |")
+    return "\n".join(lines)
+
+
+def feature_caches(result: dict[str, Any]) -> str:
+    """One line a world, number of steps and way."""
+    lines = [
+        "| world | steps | way | computed | gain (ideal) | apart x 1000 | error x 1000 | action ratio |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        way = f"{row['steps']} steps" if row["way"] == "fewer steps" else row["way"]
+        lines.append(
+            f"| {row['world']} | {row['of']} | {way} | {row['evaluations']:.1f} | {row['gain']:.2f} ({row['ideal']:.1f}) "
+            f"| {_thousandths(row['apart'])} | {_thousandths(row['mse'])} | {row['action_ratio'][1]:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def kv_policies(result: dict[str, Any]) -> str:
+    """One line a world and share, one column a policy."""
+    rows = [row for row in result["rows"] if row["policy"] != "whole window"]
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    lines = [f"| world, share of the window | {' | '.join(policies)} |", "|---|" + "---:|" * len(policies)]
+    for world, share in dict.fromkeys((row["world"], row["share"]) for row in rows):
+        own = {row["policy"]: row for row in rows if (row["world"], row["share"]) == (world, share)}
+        marks = [", ".join(f"{x:.2f}" for x in own[p]["over_window"]) if p in own else "" for p in policies]
+        lines.append(f"| {world}, {100 * share:.0f} % | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
+def quantisation(result: dict[str, Any]) -> str:
+    """One line a world and variant."""
+    lines = ["| world | weights | bytes | one frame x 1000 | error x 1000 | time |", "|---|---|---:|---:|---:|---:|"]
+    for world in result["worlds"]:
+        for row in world["variants"]:
+            lines.append(
+                f"| {world['world']} | {row['name']} | {row['bytes_ratio']:.2f} | {1000 * row['one_frame']:.3f} "
+                f"| {_thousandths(row['mse'])} | {row['ms_ratio']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def _thousandths(values: list[float]) -> str:
+    return ", ".join(f"{1000 * v:.2f}" for v in values)
+
+
+SPEED = (horizon, step, sessions, branches, budget, feature_caches, kv_policies, quantisation)
 PAGES = {
     "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
+    "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED},
 }
 
 

@@ -1,7 +1,9 @@
 """Discrete tokens: codes, the tokenizer that makes them, and the decoder that draws them in rounds."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,12 +11,13 @@ from terrella import laws
 from terrella.decoders import Masked, MaskedConfig
 from terrella.decoders.masked import SCALE
 from terrella.engine import Engine
-from terrella.errors import CheckFailed, ConfigError
+from terrella.errors import CheckFailed, ConfigError, UnknownName
 from terrella.laws import random_observations, random_rows
 from terrella.nn.codes import by_digit, from_code, to_code
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.tokenizers import FSQ, FSQConfig
 from terrella.training import train, world_config
+from terrella.world import World
 
 IMAGE = StreamSpec("image", (16, 16, 3))
 
@@ -201,3 +204,70 @@ def test_a_discrete_world_trains_and_steps(coinrun_data):
     assert frame.observation["pixels"].shape == (2, 64, 64, 3)
     drawn = state.slabs.recurrent["previous"]
     assert torch.equal(drawn, to_code(from_code(drawn, 8), 8))
+
+
+# token by token, and all at once
+
+
+def ordered(order: str, temperature: float, calls: list[int]):
+    """An engine of a world of discrete tokens that draws them in an order, and counts the rows it asks for."""
+    torch.manual_seed(0)
+    spec = WorldSpec({"pixels": StreamSpec("image", (32, 32, 3))}, ActionSpec("discrete", n=3))
+    config = world_config("debug", spec, "masked")
+    settings = config.decoder.config | {"order": order, "temperature": temperature}
+    made = laws.shaken(World(spec, replace(config, decoder=replace(config.decoder, config=settings))), torch.float64)
+    predict = made.dynamics.predict
+
+    def counted(slabs, row, z=None, noise=None):
+        calls.append(len(row))
+        return predict(slabs, row, z, noise)
+
+    made.dynamics.predict = counted
+    return Engine(made, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("fused", [False, True])
+def test_tokens_drawn_at_once_are_those_drawn_one_by_one(temperature, fused):
+    ends, counts = [], []
+    for order in ("raster", "jacobi"):
+        calls: list[int] = []
+        made = ordered(order, temperature, calls)
+        made.fused = fused
+        state = made.start({"pixels": np.zeros((2, 1, 32, 32, 3), np.uint8)}, seeds=3)
+        state, _ = made.rollout(state, np.array([[[0], [1]], [[2], [1]]]))
+        ends.append(state.slabs.recurrent["previous"])
+        counts.append(calls)
+    assert torch.equal(*ends)
+    tokens = made.tokens.n
+    assert counts[0].count(2) >= 2 * tokens - fused
+    rounds = counts[1].count(2 * tokens)
+    assert 2 <= rounds <= 2 * (tokens + 1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_chain_of_tokens_is_followed_to_its_end(temperature):
+    levels, tokens, calls = 5, 6, []
+
+    def chain(z: torch.Tensor, noise: object) -> torch.Tensor:
+        """Each token is one more than the one before it; the first is 3, and what follows the unknown is unknown."""
+        calls.append(len(z))
+        known = z.abs().sum(-1, keepdim=True) > 0
+        after = to_code((from_code(z, levels) + 1) % levels, levels, z.dtype).where(known, 0.0)
+        first = to_code(torch.full((len(z), 1, 1), 3), levels, z.dtype)
+        return 50 * torch.cat([first, after[:, :-1]], 1)
+
+    noise = random(2, tokens, levels).double()
+    frames = {}
+    for order in ("raster", "jacobi"):
+        calls.clear()
+        made = Masked(MaskedConfig(levels=levels, order=order, temperature=temperature))  # pyright: ignore
+        frames[order] = from_code(made.sample(chain, noise), levels)[..., 0].tolist()
+        assert calls == ([2] * tokens if order == "raster" else [2 * tokens] * len(calls))
+    assert frames["raster"] == frames["jacobi"] == [[3, 4, 0, 1, 2, 3]] * 2
+    assert tokens - 1 <= len(calls) <= tokens  # the worst case: nothing can be guessed
+
+
+def test_an_order_there_is_not_is_refused():
+    with pytest.raises(UnknownName, match="raster"):
+        MaskedConfig(order="rastr")  # pyright: ignore

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from terrella import Engine
-from terrella.errors import StateSpent, WorldError
+from terrella.engine.budget import Budget
+from terrella.errors import ConfigError, StateSpent, WorldError
 from terrella.laws import shaken
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
@@ -94,3 +95,153 @@ def test_tokenizers_that_are_not_finite_are_refused():
         next(iter(world.tokenizer("pixels").decoder.parameters())).fill_(torch.nan)  # pyright: ignore
     with pytest.raises(WorldError, match=r"'ill' has weights that are not finite \(tokenizers\.pixels\.decoder"):
         Engine(world)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layers": 4, "every": 2, "sinks": 2, "window": 3}, {"sinks": 0}], ids=str)
+@pytest.mark.parametrize("decoder", ["shortcut", "regression"])
+def test_writing_and_beginning_in_one_pass_changes_nothing(settings, decoder):
+    torch.manual_seed(0)
+    config = world_config("debug", VECTOR, decoder)
+    config = replace(config, dynamics=replace(config.dynamics, config=config.dynamics.config | settings))
+    world = shaken(World(VECTOR, replace(config, context_level=0.8)), torch.float64)
+    rng = np.random.default_rng(0)
+    vectors, rows = rng.normal(size=(3, 2, 2)).astype(np.float32), rng.integers(0, 3, (6, 9, 1))
+    ends = []
+    for fused in (False, True):
+        made = Engine(world, dtype=torch.float64, fused=fused)
+        state = made.start({"vector": vectors}, np.zeros((3, 1, 1)), seeds=5).fork(2)
+        ends.append(made.rollout(state, rows))
+    (apart, one), (together, other) = ends
+    np.testing.assert_allclose(one.observation["vector"], other.observation["vector"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(one.reward, other.reward, rtol=0, atol=1e-7)
+    for name, value in apart.slabs.recurrent.items():
+        assert torch.allclose(value, together.slabs.recurrent[name], rtol=0, atol=1e-10), name
+    last, same = (s.slabs.owned().segments[0].tensors["keys"] for s in (apart, together))
+    assert torch.allclose(last, same, rtol=0, atol=1e-10)
+
+
+def test_a_rollout_that_nobody_looks_at_earns_the_same():
+    made = engine(False)
+    pixels = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    state = made.start({"pixels": pixels}, seeds=3)
+    rows = np.ones((2, 3, 1))
+    _, seen = made.rollout(state.fork(1), rows)
+    _, blind = made.rollout(state, rows, observe=False)
+    assert not blind.observation
+    np.testing.assert_array_equal(seen.reward, blind.reward)
+
+
+def films(made: Engine, batch: int) -> list[np.ndarray]:
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, 2, 32, 32, 3), np.uint8)
+    state = made.start({"pixels": pixels}, np.zeros((batch, 1, 1)), seeds=3)
+    shown = []
+    for _ in range(3):
+        state, frame = made.step(state, np.ones((batch, 1)))
+        shown.append(frame.observation["pixels"].astype(int))
+    return shown
+
+
+def test_what_cannot_be_compiled_runs_as_before(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    plain = engine(False)
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: refuse)
+    with pytest.warns(UserWarning, match=r"cannot be compiled here \(no compiler\)"):
+        made = Engine(plain.world, compiled=2)
+    for one, other in zip(films(plain, 2), films(made, 2)):
+        assert np.array_equal(one, other)
+
+
+def test_batch_sizes_to_compile_are_checked():
+    with pytest.raises(ConfigError, match="at least 1"):
+        Engine(engine(False).world, compiled=0)
+
+
+@pytest.mark.slow
+def test_compiled_frames_are_the_same_frames():
+    plain = engine(False)
+    made = Engine(plain.world, compiled=2)
+    for batch in (2, 3):
+        for one, other in zip(films(plain, batch), films(made, batch)):
+            assert np.abs(one - other).max() <= 1
+    state = made.start({"pixels": np.zeros((2, 1, 32, 32, 3), np.uint8)}, seeds=1)
+    kept = state.fork(1)
+    rows = np.ones((2, 3, 1))
+    _, ahead = made.rollout(state, rows)
+    _, apart = plain.rollout(kept, rows)
+    assert np.abs(ahead.observation["pixels"].astype(int) - apart.observation["pixels"]).max() <= 1
+
+
+def test_branches_that_act_alike_are_drawn_once(monkeypatch):
+    torch.manual_seed(0)
+    made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR)), torch.float64), dtype=torch.float64)
+    drawn = []
+    stepper = made._rungs[0]
+    draw = stepper.draw
+    monkeypatch.setattr(stepper, "draw", lambda slabs, *rest: drawn.append(slabs.batch) or draw(slabs, *rest))
+    rng = np.random.default_rng(0)
+    state, _ = made.step(made.start({"vector": np.ones((1, 1, 2), np.float32)}, seeds=3), np.ones((1, 1)))
+    rows = rng.integers(0, 3, (27, 4, 1))
+    rows[:, :2, 0] = np.stack([np.arange(27) // 9, np.arange(27) // 3 % 3], 1)
+    branches, apart = state.fork(27), state.fork(27)
+    apart.twins = None
+    for t in range(4):
+        branches, one = made.step(branches, rows[:, t])
+        apart, other = made.step(apart, rows[:, t])
+        np.testing.assert_allclose(one.observation["vector"], other.observation["vector"], rtol=0, atol=1e-6)
+    assert drawn == [1, 3, 27, 9, 27, 27, 27, 27, 27]
+    assert torch.allclose(branches.slabs.recurrent["previous"], apart.slabs.recurrent["previous"], rtol=0, atol=1e-10)
+    # Other seeds are other sessions, whatever they do.
+    _, frame = made.step(state.fork(4).reseed([1, 2, 3, 3]), np.ones((4, 1)))
+    values = frame.observation["vector"]
+    assert np.array_equal(values[2], values[3])
+    assert not np.array_equal(values[0], values[1])
+
+
+def run_budget(budget: Budget, costs, frames: int) -> list[tuple[int, float]]:
+    """Steps and milliseconds of frames whose cost is a function of (frame, steps)."""
+    taken = []
+    for frame in range(frames):
+        rung = budget.choose(1)
+        taken.append((budget.steps[rung], costs(frame, budget.steps[rung])))
+        budget.note(1, rung, taken[-1][1])
+    return taken
+
+
+def test_a_budget_takes_what_fits_and_gives_way_under_load():
+    budget = Budget(20.0, (8, 4, 2, 1))
+    rng = np.random.default_rng(0)
+
+    def costs(frame: int, steps: int) -> float:
+        load = 2.0 if 200 <= frame < 400 else 1.0
+        return load * (3 + 2 * steps) * rng.uniform(0.95, 1.1)
+
+    taken = run_budget(budget, costs, 600)
+    assert {steps for steps, _ in taken[20:200]} == {4}  # 11 ms; 8 steps would take 19, too near to 20
+    assert {steps for steps, _ in taken[250:400]} <= {1, 2}
+    assert taken[-1][0] == 4
+    late = sum(ms > 20 for _, ms in taken)
+    assert late <= 0.05 * len(taken)
+
+
+def test_a_budget_that_nothing_fits_takes_the_fewest_steps():
+    taken = run_budget(Budget(1.0, (4, 1)), lambda frame, steps: 5.0 * steps, 100)
+    assert {steps for steps, _ in taken} == {1}
+
+
+def test_an_engine_with_a_budget_says_how_many_steps_it_took():
+    world = engine(False).world
+    made = Engine(world, budget_ms=10_000.0)
+    state = made.start({"pixels": np.zeros((2, 1, 32, 32, 3), np.uint8)}, seeds=3)
+    state, first = made.step(state, np.ones((2, 1)))
+    for _ in range(4):
+        state, frame = made.step(state, np.ones((2, 1)))
+    assert first.info["steps"].tolist() == [1, 1]
+    assert frame.info["steps"].tolist() == [8, 8]
+    _, frame = Engine(world, budget_ms=1e-6, steps=4).step(state.fork(1), np.ones((2, 1)))
+    assert frame.info["steps"].tolist() == [1, 1]
+    with pytest.raises(ConfigError, match="more than 0"):
+        Engine(world, budget_ms=0)
+    with pytest.raises(ConfigError, match="choose one"):
+        Engine(world, budget_ms=10, cache="across")

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from . import decoders, dynamics, tokenizers  # noqa: F401  (registers the parts)
 from .config import from_json, to_json
@@ -150,8 +151,13 @@ class World(nn.Module):
     def save(self, path: str | Path, half: bool = False) -> Path:
         """Write the world into the folder `path`; `half` stores weights in float16.
 
-        Files appear whole or not at all.
+        Files appear whole or not at all. Raises `WorldError` for an engine's copy with quantised weights.
         """
+        if any(parametrize.is_parametrized(m) for m in self.modules()):
+            raise WorldError(
+                f"world {self.name!r} holds quantised weights, as the copy that an engine makes does; save the world "
+                "that it was made from, and quantise what is loaded."
+            )
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         weights = {

@@ -30,6 +30,11 @@ class Decoder(nn.Module, ABC):
         Raises `ConfigError` for an impossible `steps`.
         """
 
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The numbers of steps worth choosing from, rising."""
+        return (self.steps,)
+
     @abstractmethod
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """Loss of every frame, `(B, T)` in float32. `progress` in [0, 1] is the share of training done."""

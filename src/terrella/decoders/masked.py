@@ -22,16 +22,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, pi
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 from ..nn.codes import by_digit, from_code, to_code
 from ..nn.latents import Noise, Predict
 from ..registry import register
 from .base import Decoder
+from .raster import Draw, jacobi, one_by_one
 
 SCALE = 2.0  # of logits: a backbone that repeats a code is then about as sure of it as most digits deserve
 
@@ -40,14 +42,19 @@ SCALE = 2.0  # of logits: a backbone that repeats a code is then about as sure o
 class MaskedConfig:
     """`levels` of a digit, as the tokenizer has them; `steps` rounds by default.
 
-    `temperature` 1 draws as learned, 0 takes what is likeliest.
+    `temperature` 1 draws as learned, 0 takes what is likeliest. `order`: `sure` draws what is surest first; `raster`
+    draws token by token instead, and `jacobi` the same tokens all at once (`terrella.decoders.raster`); both take as
+    many rounds as it takes, whatever `steps` says, and draw the digits of a token together.
     """
 
     levels: int = 8
     steps: int = 8
     temperature: float = 1.0
+    order: Literal["sure", "raster", "jacobi"] = "sure"
 
     def __post_init__(self) -> None:
+        if self.order not in ("sure", "raster", "jacobi"):
+            raise did_you_mean(str(self.order), ("sure", "raster", "jacobi"), "order of masked decoding")
         if self.levels < 2 or self.steps < 1 or not self.temperature >= 0:
             raise ConfigError("levels must be at least 2, steps at least 1, temperature at least 0.")
 
@@ -71,6 +78,10 @@ class Masked(Decoder):
         log_uniform = torch.special.log_ndtr(by_digit(noise_BNZ.to(kind), self.config.levels))
         gumbel = -self.config.temperature * (-log_uniform).log()
         value = torch.zeros(gumbel.shape[:-1], dtype=torch.int64, device=gumbel.device)  # (..., N, G)
+        if self.config.order != "sure":
+            draw = self._in_order(predict, gumbel, noise_BNZ.dtype)
+            value = (one_by_one if self.config.order == "raster" else jacobi)(draw, value)
+            return to_code(value, self.config.levels, noise_BNZ.dtype)
         hidden = torch.ones_like(value, dtype=torch.bool)
         digits = left = value.shape[-2] * value.shape[-1]
         plan = _rounds(digits, steps)
@@ -86,6 +97,11 @@ class Masked(Decoder):
             hidden = torch.zeros_like(hidden.flatten(-2)).scatter(-1, again, True).view_as(value)
             left = after
         return to_code(value, self.config.levels, noise_BNZ.dtype)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """See `Decoder.choices`: any number of rounds will do; these halve."""
+        return tuple(sorted({max(1, self.steps >> i) for i in range(self.steps.bit_length())}))
 
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """See `Decoder.loss` and the module's equations."""
@@ -105,6 +121,15 @@ class Masked(Decoder):
         value = torch.randint(self.config.levels, (*lead, 2), generator=generator)
         z = to_code(value, self.config.levels, torch.float64)
         return z, 1e3 * z
+
+    def _in_order(self, predict: Predict, gumbel: Tensor, dtype: torch.dtype) -> Draw:
+        def draw(values: Tensor, shown: Tensor) -> Tensor:
+            hidden = ~shown[..., None].expand(values.shape)
+            logits = self._logits(predict, self._shown(values, hidden, dtype), shown.to(dtype).mean(-1))
+            noise = gumbel.repeat_interleave(len(values) // len(gumbel), 0)
+            return (logits.to(noise.dtype).log_softmax(-1) + noise).argmax(-1)
+
+        return draw
 
     def _shown(self, value: Tensor, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         code = by_digit(to_code(value, self.config.levels, dtype), self.config.levels)

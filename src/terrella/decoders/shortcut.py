@@ -70,6 +70,11 @@ class Shortcut(Decoder):
             z = z + (x - z) / (steps - i)  # d / (1 - tau) = 1 / (steps - i)
         return z
 
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """See `Decoder.choices`: what training has met."""
+        return tuple(2**i for i in range(int(log2(self.config.finest)) + 1))
+
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """See `Decoder.loss` and the module's equations."""
         batch, steps = z_BTNZ.shape[:2]

@@ -56,6 +56,23 @@ class Dynamics(nn.Module, ABC):
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
         """Write one frame, known or sampled, whose signal level is `tau_B`, and read its outcome. Consumes `slabs`."""
 
+    def commit_and_predict(
+        self,
+        slabs: Slabs,
+        action_BW: Tensor,
+        z_BNZ: Tensor,
+        tau_B: Tensor,
+        next_BW: Tensor,
+        noisy_BNZ: Tensor | None,
+        noise: Noise | None,
+    ) -> tuple[Slabs, Outcome, Tensor]:
+        """Commit a frame and expect the one after it under the action `next_BW`; a backbone may do both in one pass.
+
+        Consumes `slabs`. The same as `commit`, then `predict`, within rounding.
+        """
+        after, outcome = self.commit(slabs, action_BW, z_BNZ, tau_B)
+        return after, outcome, self.predict(after, next_BW, noisy_BNZ, noise)
+
     @abstractmethod
     def parallel(self, z_BTNZ: Tensor, action_BTW: Tensor, tau_BT: Tensor, since: int = 0) -> tuple[Outcome, Predict]:
         """Commit T frames at once.

@@ -33,7 +33,7 @@ from ..nn.kv_policies import Memory
 from ..nn.kv_store import SlotPast, SlotStore
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
 from ..nn.layers import LevelEmbedding, RMSNorm
-from ..nn.past import ClipPast, SlabPast, age_turns
+from ..nn.past import ClipPast, PairPast, SlabPast, age_turns, newer_past
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
 from ..spec import ActionSpec
@@ -138,7 +138,7 @@ class Transformer(Dynamics):
         x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, extra_BND)
         fetched = self._fetched(slabs, action_BW, extra_BND)
         for i, block in enumerate(self._layers()):
-            x = block(x, mods, self.turn, self._past(slabs, i, action_BW, fetched))
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
         return self._leave(x, previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
@@ -160,17 +160,53 @@ class Transformer(Dynamics):
                 k, v = block.past_kv(x)
                 keys.append(k)
                 values.append(v)
-            x = block(x, mods, self.turn, self._past(slabs, i, action_BW, fetched))
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
         written = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
         recurrent = {"previous": z_BNZ, "level": tau_B}
         if self.store is not None:
-            kept = self.store.keep(slabs, written["keys"], written["values"], action_BW, self.ages)
-            return {}, recurrent | kept, self.outcome(x)
+            if self.store.rule.looks == "blind":
+                self._look(slabs, condition, extra_BND)
+            pasts = [self.store.past(slabs, i, self.ages) for i in range(len(keys))]
+            return {}, recurrent | self.store.keep(slabs, written["keys"], written["values"], pasts), self.outcome(x)
         if self.history is not None:
             known = _with_extra(condition, extra_BND)
             told = self.history.tell(slabs.recurrent["previous"], known, z_BNZ, tau_B)
             recurrent |= self.history.keep(slabs.recurrent, slabs.time, written["keys"], written["values"], told)
         return written, recurrent, self.outcome(x)
+
+    def commit_and_predict(
+        self,
+        slabs: Slabs,
+        action_BW: Tensor,
+        z_BNZ: Tensor,
+        tau_B: Tensor,
+        next_BW: Tensor,
+        noisy_BNZ: Tensor | None,
+        noise: Noise | None,
+    ) -> tuple[Slabs, Outcome, Tensor]:
+        """See `Dynamics.commit_and_predict`. Both streams pass the layers side by side, as twice the batch."""
+        if self.history is not None or self.store is not None:
+            return super().commit_and_predict(slabs, action_BW, z_BNZ, tau_B, next_BW, noisy_BNZ, noise)
+        clean = Noise(tau_B, torch.zeros_like(tau_B))
+        condition = self._step_condition(slabs, action_BW)
+        written = self._enter(z_BNZ, slabs.recurrent["previous"], condition, clean, 1, None)
+        entered = self._enter(noisy_BNZ, z_BNZ, self.act(next_BW) + self.level(tau_B), noise, 0, None)
+        x, mods = (torch.cat(pair) for pair in zip(written, entered))
+        batch, keys, values = len(z_BNZ), [], []
+        for i, block in enumerate(self._layers()[: self.depth]):
+            past = None
+            if i in self.temporal:
+                k, v = block.past_kv(x[:batch])
+                past = PairPast(self._past(slabs, i, None), newer_past(slabs, len(keys), self.ages, k, v))
+                keys.append(k)
+                values.append(v)
+            x = block(x, mods, self.turn, past)
+        outcome, x = self.outcome(x[:batch]), x[batch:]
+        for block in self._layers()[self.depth :]:
+            x = block(x, mods[batch:], self.turn, None)
+        framed = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
+        after = slabs.append(framed, {"previous": z_BNZ, "level": tau_B})
+        return after, outcome, self._leave(x, z_BNZ)
 
     # whole clips
 
@@ -247,14 +283,19 @@ class Transformer(Dynamics):
         # What changes is small: the network starts as "nothing moves" and learns the difference.
         return previous.to(x.dtype) + self.leave(x)
 
-    def _past(
-        self, slabs: Slabs, layer: int, action: Tensor, fetched: list[Fetched] | None
-    ) -> SlabPast | SlotPast | None:
+    def _look(self, slabs: Slabs, condition: Tensor, extra: Tensor | None) -> None:
+        # Tokens of which nothing is known yet look at the past, so that its slots are scored by them.
+        previous, none = slabs.recurrent["previous"], torch.zeros_like(slabs.recurrent["level"])
+        x, mods = self._enter(torch.zeros_like(previous), previous, condition, Noise(none, none), 0, extra)
+        for i, block in enumerate(self._layers()[: self.depth]):
+            x = block(x, mods, self.turn, self._past(slabs, i, None))
+
+    def _past(self, slabs: Slabs, layer: int, fetched: list[Fetched] | None) -> SlabPast | SlotPast | None:
         if layer not in self.temporal:
             return None
         index = self.temporal.index(layer)
         if self.store is not None:
-            return self.store.past(slabs, index, action, self.ages)
+            return self.store.past(slabs, index, self.ages)
         past = slabs.scratch.get(layer)
         if not isinstance(past, SlabPast):  # the same for all denoising steps of a frame
             past = slabs.scratch[layer] = SlabPast(slabs, index, self.ages)
@@ -304,7 +345,9 @@ class _Block(FrameBlock):
             self.out_t = nn.Linear(c.dim, c.dim, bias=False)
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
-    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | SlotPast | ClipPast | None) -> Tensor:
+    def forward(
+        self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | SlotPast | ClipPast | PairPast | None
+    ) -> Tensor:
         own = self.modulation(x, mods)
         x = self.attend(x, own, turn)
         if past is not None:

@@ -1,6 +1,8 @@
-"""From weights to futures: engine and state."""
+"""From weights to futures: engine, state, and what makes frames cheaper: precision of each part, feature caches."""
 
+from .caches import CACHES, FeatureCache
 from .engine import Engine, Frame
+from .precision import Precision
 from .state import State
 
-__all__ = ["Engine", "Frame", "State"]
+__all__ = ["CACHES", "Engine", "FeatureCache", "Frame", "Precision", "State"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +17,17 @@ from torch import Tensor
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.kv_policies import Memory
-from ..nn.latents import Noise, Outcome
-from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
-from ..nn.slabs import Slabs
-from ..world import Part, World
+from ..nn.latents import Outcome
+from ..nn.slabs import Slabs, StateSpec
+from ..world import World
+from .budget import Budget
+from .caches import FeatureCache, find_cache
+from .compiled import CompiledStepper
 from .memory import with_memory
+from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .state import State, load_state
+from .stepper import Drawn, Stepper
+from .twins import distinct
 
 
 @dataclass
@@ -46,13 +53,21 @@ class Engine:
     """Runs one world. Keeps no session of its own: all that changes is in the `State` handed in and out.
 
     steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
-    speed). exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit
-    the same whoever shares its batch (slower: for replays and tests). memory: which past frames a session keeps, a
-    `Memory` or its name or settings (None: as the world says); the engine takes a copy of the world that steps so, and
-    its states are its own.
+    speed). precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then
+    is that of memory, by default the one in which the dynamics computes. States of one precision do not fit another:
+    memory that other weights wrote is not what these would have written. memory: which past frames a session keeps, a
+    `Memory`, its settings or its policy's name (None: as the world says); states of one memory do not fit another.
+    exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit the same
+    whoever shares its batch (slower: for replays and tests). cache: which denoising steps are forecast instead of
+    computed, by name (`terrella.engine.CACHES`) or a `FeatureCache`; `Frame.info["evaluations"]` then tells how many
+    each session computed. budget_ms: milliseconds that `step` may take, action to frame: it then takes as many
+    denoising steps as fit on this machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and
+    actions no longer give equal frames. fused: whether `rollout` writes a frame and begins the next one in one pass.
+    compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
+    done; other batches run as without.
 
-    Raises `ConfigError` for settings the world cannot follow, `WorldError` for tokenizers that are not finite,
-    `UnknownName` for a memory policy that is not there.
+    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision or memory policy there is
+    not, `WorldError` for tokenizers that are not finite.
     """
 
     def __init__(
@@ -62,18 +77,28 @@ class Engine:
         steps: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        precision: Precision | Mapping[str, str] | str | None = None,
         exact: int | None = None,
         memory: Memory | Mapping[str, Any] | str | None = None,
+        cache: FeatureCache | str | None = None,
+        budget_ms: float | None = None,
+        fused: bool = True,
+        compiled: int | Sequence[int] = (),
     ):
         if exact is not None and exact < 1:
             raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
+        require_one_type(world)
         parameter = next(world.parameters())
         self.device = torch.device(device) if device is not None else parameter.device
-        self.dtype = dtype or parameter.dtype
+        chosen = None if precision is None else Precision.of(precision)
+        self.dtype = dtype or parameter.dtype if chosen is None else chosen.memory(dtype)
         # A world in training or another precision keeps its own weights: the engine takes a copy.
-        part = None if memory is None else with_memory(world.config.dynamics, memory)
-        if part is not None or (self.device, self.dtype) != (parameter.device, parameter.dtype):
-            world = _copy(world, part).to(device=self.device, dtype=self.dtype)
+        if memory is not None:
+            world = with_memory(world, memory)
+        if chosen is not None:
+            world = lowered(world, chosen, self.device, self.dtype)
+        elif (self.device, self.dtype) != (parameter.device, parameter.dtype):
+            world = copied(world).to(device=self.device, dtype=self.dtype)
         self.world, self.steps, self.exact = world.eval(), steps, exact
         for name, weight in world.tokenizers.named_parameters():
             if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
@@ -81,11 +106,34 @@ class Engine:
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens = world.tokens
-        self.fingerprint = fingerprint(world)
+        self.tokens, found = world.tokens, find_cache(cache)
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
+        counts = (
+            [steps] if budget_ms is None else [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
+        )
+        self._rungs: list[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
+        self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
+        # What a feature cache remembers from frame to frame.
+        self._kept = {} if found is None else found.slabs(self.tokens, width(world.spec.action), self._rungs[0].steps)
+        if found is not None and found.band == "high" and self.tokens.grid is None:
+            raise ConfigError(f"world {world.name!r} has no token grid to part by frequency; choose band='all'.")
+        if self._kept and budget_ms is not None:
+            raise ConfigError("a budget changes the number of steps, which this cache remembers; choose one of both.")
+        self.fused = fused and not self._kept
+        self.fingerprint = fingerprint(world, *self._kept)
+        sizes = [compiled] if isinstance(compiled, int) else list(compiled)
+        if any(size < 1 for size in sizes) or (exact is not None and sizes and sizes != [exact]):
+            raise ConfigError(f"compiled is {sizes}; batch sizes are at least 1, and an exact engine has only its own.")
+        if sizes:
+            self._rungs = [CompiledStepper(rung, sizes) for rung in self._rungs]  # pyright: ignore[reportArgumentType]
+            self._warm(sizes)
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of the weights by part: `encoder`, `dynamics`, `decoder`, and `other` for constants of the world."""
+        return weight_bytes(self.world)
 
     # sessions
 
@@ -120,9 +168,9 @@ class Engine:
         if pad is not None:
             seed, given, seen = seed[pad], given[pad], {k: v[pad] for k, v in seen.items()}
         latent = self.world.encode(seen).to(self.dtype)
-        slabs = self.world.dynamics.init(len(seed), self.device, self.dtype)
+        slabs = self._blank(len(seed))
         for t in range(frames):
-            slabs, _ = self._commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
+            slabs, _ = self._rungs[0].commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
@@ -136,24 +184,30 @@ class Engine:
         """
         return self._advance(state, self._rows(actions, state.batch))
 
-    def rollout(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
+    @torch.inference_mode()
+    def rollout(self, state: State, actions: np.ndarray | Tensor, *, observe: bool = True) -> tuple[State, Frame]:
         """Take T actions in every session.
 
-        Rows `(B, T, W)` give the last state and frames with a time axis, `(B, T, ...)`.
+        Rows `(B, T, W)` give the last state and frames with a time axis, `(B, T, ...)`. The actions being known ahead,
+        writing a frame and beginning the next one are one pass where the engine is `fused`. observe: whether frames
+        are decoded; without, `observation` is empty, for planners that look at rewards alone. Raises as `step` does.
         """
         many = torch.as_tensor(np.asarray(actions) if not isinstance(actions, Tensor) else actions)
         if many.ndim != 3 or many.shape[1] < 1:
             raise ActionError(f"rollout takes actions of shape (B, T, W), T at least 1; got {tuple(many.shape)}.")
         rows = [self._rows(many[:, t], state.batch) for t in range(many.shape[1])]
         frames = []
-        for row in rows:
-            state, frame = self._advance(state, row)
-            frames.append(frame)
-        streams = self.world.spec.modelled
+        if self.fused and self.exact is None and self._budget is None and len(rows) > 1:
+            state, frames = self._advance_many(state, rows, observe)
+        else:
+            for row in rows:
+                state, frame = self._advance(state, row, observe)
+                frames.append(frame)
         return state, Frame(
-            {s: np.stack([f.observation[s] for f in frames], 1) for s in streams},
+            {s: np.stack([f.observation[s] for f in frames], 1) for s in frames[0].observation},
             np.stack([f.reward for f in frames], 1),
             np.stack([f.terminated for f in frames], 1),
+            {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
         )
 
     @torch.inference_mode()
@@ -168,40 +222,77 @@ class Engine:
 
     def load_state(self, path: str | Path) -> State:
         """Read a saved state of this world; raises `StateError` for any other."""
-        return load_state(path, self.world.dynamics.spec, self.fingerprint, self.device, self.dtype)
+        return load_state(path, self._spec, self.fingerprint, self.device, self.dtype)
 
     # inside
 
+    def _blank(self, batch: int) -> Slabs:
+        """The memory of sessions that have seen nothing."""
+        slabs = self.world.dynamics.init(batch, self.device, self.dtype)
+        blank = Slabs.empty(StateSpec(self._kept), batch, self.device, self.dtype)
+        return Slabs(self._spec, {**slabs.recurrent, **blank.recurrent}, slabs.segments, slabs.time)
+
+    @property
+    def _spec(self) -> StateSpec:
+        own = self.world.dynamics.spec
+        return replace(own, slabs={**own.slabs, **self._kept})
+
     @torch.inference_mode()
-    def _advance(self, state: State, row: Tensor) -> tuple[State, Frame]:
+    def _warm(self, sizes: Sequence[int]) -> None:
+        """Take a step in sessions that nobody will use, so that its graphs are compiled."""
+        for size in sizes:
+            slabs = self._blank(size)
+            row = torch.zeros(size, width(self.world.spec.action), device=self.device)
+            for rung in self._rungs:
+                drawn = rung.draw(slabs, slabs.time, row)
+            slabs, _ = self._rungs[0].commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
+
+    @torch.inference_mode()
+    def _advance(self, state: State, row: Tensor, observe: bool = True) -> tuple[State, Frame]:
         self._require_own(state)
         batch, seeds, slabs = state.batch, state.seeds, state.slabs
-        pad = self._padding(batch)
-        if pad is not None:
-            slabs, seeds, row = slabs.owned().select(pad), seeds[pad], row[pad]
-        shape = (slabs.batch, self.tokens.n, self.tokens.channels)
-        noise = keyed_normal(seeds, slabs.time, SAMPLE, shape[1] * shape[2]).view(shape).to(self.dtype)
-        dynamics = self.world.dynamics
-
-        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
-            return dynamics.predict(slabs, row, z, level)
-
-        z = self.world.decoder.sample(predict, noise, self.steps)
-        finite = z.isfinite().flatten(1).all(1)
-        shown = self.world.decode(z)
-        if self.world.config.reencode:
-            z = self.world.encode(shown).to(self.dtype)
+        few, back, twins = self._padding(batch), None, None
+        if few is not None:
+            slabs, back = slabs.owned(), torch.arange(batch, device=self.device)
+        elif (found := distinct(state, row)) is not None:
+            few, back, twins = found
+        if few is not None:
+            slabs, seeds, row = slabs.select(few), seeds[few], row[few]
+        began, rung = time.perf_counter(), 0 if self._budget is None else self._budget.choose(len(row))
+        stepper = self._rungs[rung]
+        drawn = stepper.draw(slabs, seeds, row, observe)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
-        config = self.world.config
-        level = config.context_level if config.dream_level is None else config.dream_level
-        after, outcome = self._commit(slabs, seeds, row, z, level)
-        if pad is not None:
-            after = after.select(torch.arange(batch, device=self.device))
-        return State(after, state.seeds, state.world), self._frame(shown, outcome, finite, batch)
+        after, outcome = stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
+        after.recurrent.update(drawn.kept)
+        if back is not None:
+            after = after.select(back)
+        frame = self._frame(drawn, outcome, back)
+        if self._budget is not None:
+            self._budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
+            frame.info["steps"] = np.full(batch, stepper.steps)
+        return State(after, state.seeds, state.world, twins), frame
+
+    def _advance_many(self, state: State, rows: list[Tensor], observe: bool) -> tuple[State, list[Frame]]:
+        self._require_own(state)
+        frames = []
+        while state.twins is not None and len(rows) > 1:  # branches that are still one are computed once
+            state, frame = self._advance(state, rows.pop(0), observe)
+            frames.append(frame)
+        seeds, slabs = state.seeds, state.slabs
+        stepper = self._rungs[0]
+        drawn = stepper.draw(slabs, seeds, rows[0], observe)
+        state.take()
+        for row, after in itertools.pairwise(rows):
+            before = drawn
+            slabs, outcome, drawn = stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
+            frames.append(self._frame(before, outcome))
+        slabs, outcome = stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
+        frames.append(self._frame(drawn, outcome))
+        return State(slabs, seeds, state.world), frames
 
     def _require_own(self, state: State) -> None:
         if state.world != self.fingerprint:
-            raise StateError("this state belongs to another world or memory; use the engine of the one that made it.")
+            raise StateError("this state belongs to another world, precision or memory; use the engine that made it.")
 
     def _padding(self, batch: int) -> Tensor | None:
         """Indices that fill a batch up to `exact` with its last session, or None where nothing is padded."""
@@ -211,19 +302,17 @@ class Engine:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
 
-    def _commit(self, slabs: Slabs, seeds: Tensor, row: Tensor, z: Tensor, level: float) -> tuple[Slabs, Outcome]:
-        if level < 1:
-            noise = keyed_normal(seeds, slabs.time, CONTEXT, z[0].numel()).view(z.shape).to(z.dtype)
-            z = level * z + (1 - level) * noise
-        return self.world.dynamics.commit(slabs, row, z, torch.full(z.shape[:1], level, device=z.device))
-
-    def _frame(self, decoded: dict[str, Tensor], outcome: Outcome, finite: Tensor, batch: int) -> Frame:
+    def _frame(self, drawn: Drawn, outcome: Outcome, back: Tensor | None = None) -> Frame:
+        """Bring what was drawn to the host. back: the row of each session, where rows are not sessions."""
         reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
         # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
-        reward = torch.where(finite, reward, torch.nan)
+        reward = torch.where(drawn.finite_B, reward, torch.nan)
         end = outcome.end.sigmoid()
-        shown = {k: v[:batch].cpu().numpy() for k, v in decoded.items()}
-        frame = Frame(shown, reward[:batch].float().cpu().numpy(), end[:batch].float().cpu().numpy())
+        rows = slice(None) if back is None else back.cpu().numpy()
+        shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
+        asked = drawn.evaluations_B
+        info = {} if asked is None else {"evaluations": asked.cpu().numpy()[rows]}
+        frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
         self._require_finite(frame)
         return frame
 
@@ -251,19 +340,11 @@ class Engine:
         return rows
 
 
-def _copy(world: World, dynamics: Part | None = None) -> World:
-    config = world.config if dynamics is None else replace(world.config, dynamics=dynamics)
-    twin = World(world.spec, config, world.name).to(next(world.parameters()).dtype)
-    twin.load_state_dict(world.state_dict())
-    twin.record, twin.card, twin.starts = world.record, world.card, world.starts
-    return twin.requires_grad_(False)
-
-
-def fingerprint(world: World) -> str:
-    """Hash the shape and a sample of the weights of a world, and its memory, to tell its states from another's."""
-    digest = hashlib.blake2b(digest_size=12)
-    if world.dynamics.memory is not None:
-        digest.update(repr(world.dynamics.memory).encode())
+def fingerprint(world: World, *kept: str) -> str:
+    """Hash the shape and a sample of the weights of a world, and what else a state keeps, to tell states apart."""
+    memory = world.dynamics.memory
+    kept = kept if memory is None else (*kept, repr(memory))
+    digest = hashlib.blake2b("".join(kept).encode(), digest_size=12)
     for name, tensor in sorted(world.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()

@@ -22,12 +22,13 @@ class State:
     """Sessions of one engine: memory, random keys and time. `Engine.step` consumes it; fork first to keep it.
 
     batch: number of sessions B. time: int64 `(B,)`, frames each has seen or dreamed. seeds: int64 `(B,)`. nbytes: bytes
-    held, a past that branches share counted once.
+    held, a past that branches share counted once. twins: int64 `(B,)`, sessions of equal number have equal pasts (the
+    engine then computes their next frame once); None where no two are known to.
     """
 
-    def __init__(self, slabs: Slabs, seeds: Tensor, world: str):
+    def __init__(self, slabs: Slabs, seeds: Tensor, world: str, twins: Tensor | None = None):
         self._slabs: Slabs | None = slabs
-        self.seeds, self.world = seeds, world
+        self.seeds, self.world, self.twins = seeds, world, twins
 
     @property
     def slabs(self) -> Slabs:
@@ -73,21 +74,24 @@ class State:
         """
         if n < 1:
             raise StateError(f"fork({n}): at least one branch is needed.")
-        return State(self.slabs.fork(n), self.seeds.repeat_interleave(n), self.world)
+        twins = torch.arange(self.batch, device=self.seeds.device) if self.twins is None else self.twins
+        twins = None if n == 1 and self.twins is None else twins.repeat_interleave(n)
+        return State(self.slabs.fork(n), self.seeds.repeat_interleave(n), self.world, twins)
 
     def select(self, indices: Sequence[int] | Tensor) -> State:
         """Copy the sessions at `indices`, in that order (repeats allowed). This state stays usable."""
         index = torch.as_tensor(indices, dtype=torch.int64, device=self.seeds.device).reshape(-1)
         if len(index) == 0 or int(index.min()) < 0 or int(index.max()) >= self.batch:
             raise StateError(f"select({index.tolist()}): indices must lie in 0..{self.batch - 1}, at least one.")
-        return State(self.slabs.select(index), self.seeds[index], self.world)
+        twins = None if self.twins is None else self.twins[index]
+        return State(self.slabs.select(index), self.seeds[index], self.world, twins)
 
     def reseed(self, seeds: Sequence[int]) -> State:
         """Return this state with other random keys, one a session; this state is consumed."""
         if len(seeds) != self.batch:
             raise StateError(f"{len(seeds)} seeds for {self.batch} sessions; give one each.")
         new = torch.tensor(list(seeds), dtype=torch.int64, device=self.seeds.device)
-        return State(self.take(), new, self.world)
+        return State(self.take(), new, self.world, self.twins)
 
     @staticmethod
     def merge(states: Sequence[State]) -> State:
@@ -127,7 +131,9 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
         if about["format"] != FORMAT:
             raise StateError(f"{path} has format {about['format']}; this version reads {FORMAT}.")
         if about["world"] != world:
-            raise StateError(f"{path} is a state of another world; load it with the engine of the world that made it.")
+            raise StateError(
+                f"{path} is a state of another world, precision or memory; load it with the engine that made it."
+            )
         segments = [
             Segment(
                 {name: tensors[f"segment/{i}/{name}"] for name, s in spec.slabs.items() if s.frame_axis is not None},

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
 class Conv3x3(nn.Conv2d):
@@ -18,7 +21,24 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """See the class."""
-        plain = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu"
-        if plain and len(input) == 1 and input[0].numel() > 8192 and torch.backends.mkldnn.is_available():
-            return torch.mkldnn_convolution(input, self.weight, self.bias, (1, 1), (1, 1), (1, 1), 1)  # pyright: ignore
-        return super().forward(input)
+        weight = self.weight  # read once: it may have to be computed
+        plain = input.dtype == weight.dtype == torch.float32 and input.device.type == "cpu"
+        if plain and len(input) == 1 and input[0].numel() > 8192 and HAS_ONEDNN:
+            direct = _traced if torch.compiler.is_compiling() else _direct
+            return direct(input, weight, self.bias)
+        return F.conv2d(input, weight, self.bias, padding=1)
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.mkldnn_convolution(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)  # pyright: ignore
+
+
+@torch.library.custom_op("terrella::conv3x3", mutates_args=())
+def _traced(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _direct(x, weight, bias)
+
+
+@_traced.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    del bias
+    return torch.empty_like(x[:, :1].expand(-1, len(weight), -1, -1), memory_format=torch.channels_last)

@@ -125,7 +125,7 @@ class History(nn.Module):
 
         tau: its signal level, `(...)`. All else as in `ask`.
         """
-        shown = self._flat(self.show, z) * tau[..., None].to(self.show.weight.dtype)
+        shown = self._flat(self.show, z) * tau[..., None].to(self.norm.weight.dtype)
         return self._describe(self.told, self._flat(self.see, previous) + condition + shown)
 
     # one frame
@@ -203,7 +203,7 @@ class History(nn.Module):
     # shared by both
 
     def _flat(self, layer: nn.Linear, z: Tensor) -> Tensor:
-        return layer(z.flatten(-2).to(layer.weight.dtype))
+        return layer(z.flatten(-2).to(self.norm.weight.dtype))
 
     def _describe(self, head: nn.Linear, x: Tensor) -> Tensor:
         return F.normalize(head(F.silu(self.norm(x))), dim=-1)

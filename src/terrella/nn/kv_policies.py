@@ -84,16 +84,16 @@ class Memory:
 class Policy:
     """A rule. score: `(B, L, N, S)` of a view, more is better. allocate: slots that each head may hold, `(B, L, N, H)`.
 
-    reduce: what becomes of a slot that gives way. looks: whose attention is averaged: nobody's, that of each finished
-    frame when it is committed, or that of the frame in progress in its first pass. episodes: centroids of frames to
-    keep. Another rule is one more entry of `POLICIES`.
+    reduce: what becomes of a slot that gives way. looks: whose attention is averaged: nobody's, that of the tokens of
+    each finished frame, or that of tokens of which nothing is known yet (which costs a pass at each commit). episodes:
+    centroids of frames to keep. Another rule is one more entry of `POLICIES`.
     """
 
     score: Callable[[View], Tensor]
     source: str
     allocate: Callable[[View], Tensor] | None = None
     reduce: Literal["drop", "merge", "compensate"] = "drop"
-    looks: Literal["never", "finished", "first"] = "never"
+    looks: Literal["never", "finished", "blind"] = "never"
     episodes: int = 0
 
 
@@ -147,7 +147,7 @@ def unlike_newer(view: View) -> Tensor:
 
     Forced to merge what differs, a store soon holds nothing but means.
     """
-    best = view.similar.amax(-1)
+    best = view.similar().amax(-1)
     return torch.where(best >= ALIKE, -best, newest(view) / view.size * ALIKE)
 
 
@@ -212,9 +212,9 @@ POLICIES: dict[str, Policy] = {
         by_dispersion,
         looks="finished",
     ),
-    # The queries of noisy tokens stand for those of mask tokens; shares follow the same attention, not offline ones.
+    # Latents of zero at signal level 0 are our mask tokens; shares follow the same attention, not offline ones.
     "maskkv": Policy(
-        attended, "Huang et al., MaskKV, arXiv 2510.09309 (votes of mask queries)", by_mass, looks="first"
+        attended, "Huang et al., MaskKV, arXiv 2510.09309 (votes of mask queries)", by_mass, looks="blind"
     ),
     # Theirs merges, above a threshold, what the current queries match best; ours the nearest pair, when full.
     "tempcache": Policy(

@@ -18,6 +18,13 @@ class TokenSpec:
     channels: int
     places: tuple[tuple[float, float], ...]
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Height and width of the grid that the tokens fill row by row; None where they do not."""
+        rows, columns = (sorted({place[axis] for place in self.places}) for axis in (0, 1))
+        whole = self.places == tuple((r, c) for r in rows for c in columns)
+        return (len(rows), len(columns)) if whole else None
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -44,4 +51,6 @@ class Outcome:
 
 
 Predict = Callable[[Tensor | None, Noise | None], Tensor]
-"""`(z_noisy, noise) -> x_hat`: the clean latent expected behind a noisy one; with `None, None` a plain prediction."""
+"""`(z_noisy, noise) -> x_hat`: the clean latent expected behind a noisy one; with `None, None` a plain prediction.
+
+When stepping, `z_noisy` may have several rows a session, side by side, which then read one past."""

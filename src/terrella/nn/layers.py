@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
 
 def rms(x: Tensor, weight: Tensor) -> Tensor:
     """Divide the last axis by its root mean square and multiply by `weight`."""
-    if x.requires_grad or x.device.type != "cpu":
+    if x.requires_grad or x.device.type != "cpu" or torch.compiler.is_compiling():
         if weight.ndim == 1:
             return F.rms_norm(x, weight.shape, weight, EPSILON)
         return F.rms_norm(x, x.shape[-1:], None, EPSILON) * weight

@@ -27,16 +27,16 @@ def age_turns(window: int, head: int) -> Tensor:
 class SlabPast:
     """Reads the past of one layer from slabs: one query a token, all segments in one softmax.
 
-    ages: from `age_turns`.
+    ages: from `age_turns`. ahead: how many frames after the next one the reader is.
     """
 
-    def __init__(self, slabs: Slabs, layer: int, ages: Tensor):
+    def __init__(self, slabs: Slabs, layer: int, ages: Tensor, ahead: int = 0):
         self.parts = []
         window, sinks = slabs.spec.window, slabs.spec.sinks
         for segment in slabs.segments:
-            visible = slabs.visible(segment)
+            visible = slabs.visible(segment, ahead)
             # Sessions that share a past were forked at one moment and have stepped together since.
-            frames, time = segment.frames, slabs.time[:: segment.repeat]
+            frames, time = segment.frames, slabs.time[:: segment.repeat] + ahead
             age = (time[:, None] - frames).clamp(0, window)
             age = torch.where(frames < sinks, window + 1, age)
             keys = segment.tensors["keys"][:, layer]
@@ -70,6 +70,27 @@ class SlabPast:
             w = part.unflatten(0, (-1, repeat)).movedim(1, 3).to(values.dtype)
             total = total + (w @ values).movedim(3, 1).flatten(0, 1)
         return total
+
+
+def newer_past(slabs: Slabs, layer: int, ages: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> SlabPast:
+    """What the frame after next reads: the slabs, and the next frame `k`, `v`, which is not in them yet."""
+    age = torch.where(slabs.time < slabs.spec.sinks, slabs.spec.window + 1, 1)
+    turn = ages.to(k_BNHd.dtype)[:, age][:, :, None, None]  # (2, B, 1, 1, d/2)
+    keys = rotate(k_BNHd, turn)[..., None, :]
+    return SlabPast(slabs, layer, ages, ahead=1).beside(
+        Fetched(keys, v_BNHd[..., None, :], torch.zeros(len(age), 1, dtype=keys.dtype, device=keys.device))
+    )
+
+
+class PairPast:
+    """Two readers side by side in one batch, each with a past of its own."""
+
+    def __init__(self, *pasts: SlabPast):
+        self.pasts = pasts
+
+    def read(self, q_BNHd: Tensor, null: Tensor) -> Tensor:
+        """Attend, `(B, N, H, d)`, the batch being as many equal parts as there are pasts."""
+        return torch.cat([past.read(q, null) for past, q in zip(self.pasts, q_BNHd.chunk(len(self.pasts)))])
 
 
 class ClipPast:

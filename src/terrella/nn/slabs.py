@@ -112,13 +112,13 @@ class Slabs:
             yield segment.start
         yield self.time
 
-    def visible(self, segment: Segment) -> Tensor:
-        """Which places of a segment each session may read for its next frame: bool `(batch, cap)`.
+    def visible(self, segment: Segment, ahead: int = 0) -> Tensor:
+        """Which places of a segment each session may read for its next frame, or `ahead` later: bool `(batch, cap)`.
 
         A frame is visible while it is a sink or at most `window` frames old.
         """
         frames = segment.frames.repeat_interleave(segment.repeat, 0)
-        age = self.time[:, None] - frames
+        age = self.time[:, None] + ahead - frames
         return (frames >= 0) & ((frames < self.spec.sinks) | (age <= self.spec.window))
 
     # writing
@@ -183,6 +183,12 @@ class Slabs:
         self.segments = [replace(s, shared=True) for s in self.segments]
         recurrent = {k: v.repeat_interleave(n, 0) for k, v in self.recurrent.items()}
         segments = [replace(s, repeat=s.repeat * n) for s in self.segments]
+        return Slabs(self.spec, recurrent, segments, self.time.repeat_interleave(n, 0))
+
+    def widened(self, n: int) -> Slabs:
+        """Return a view in which each session is read by n rows; it must not be written to."""
+        segments = [replace(s, repeat=s.repeat * n) for s in self.segments]
+        recurrent = {k: v.repeat_interleave(n, 0) for k, v in self.recurrent.items()}
         return Slabs(self.spec, recurrent, segments, self.time.repeat_interleave(n, 0))
 
     def owned(self) -> Slabs:

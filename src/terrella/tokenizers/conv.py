@@ -51,6 +51,8 @@ class Conv(Tokenizer):
 
     Config = ConvConfig
     takes: ClassVar[tuple[str, ...]] = ("image",)
+    encoder_modules: ClassVar[tuple[str, ...]] = ("encoder",)
+    decoder_modules: ClassVar[tuple[str, ...]] = ("decoder",)
     mean: Tensor
     spread: Tensor
 

@@ -47,6 +47,8 @@ class FSQ(Tokenizer):
 
     Config = FSQConfig
     takes: ClassVar[tuple[str, ...]] = ("image",)
+    encoder_modules: ClassVar[tuple[str, ...]] = ("networks.encoder",)
+    decoder_modules: ClassVar[tuple[str, ...]] = ("networks.decoder",)
 
     def __init__(self, config: FSQConfig, stream: StreamSpec):
         c = config

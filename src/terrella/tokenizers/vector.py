@@ -33,6 +33,8 @@ class Vector(Tokenizer):
 
     Config = VectorConfig
     takes: ClassVar[tuple[str, ...]] = ("vector",)
+    encoder_modules: ClassVar[tuple[str, ...]] = ("enter", "encoder")
+    decoder_modules: ClassVar[tuple[str, ...]] = ("leave", "decoder")
     mean: Tensor
     deviation: Tensor
 
@@ -59,7 +61,7 @@ class Vector(Tokenizer):
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """Decode to vectors `(..., F)` in their own units."""
-        z = z.flatten(-2).to(self.enter.weight.dtype)
+        z = z.flatten(-2).to(self.leave.weight.dtype)
         x = self.leave(z) + self.decoder(z)
         return x.float() * self.deviation.float() + self.mean.float()
 

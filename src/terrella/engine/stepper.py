@@ -1,0 +1,138 @@
+"""One frame, as functions of slabs and tensors alone: draw it, write it into the memory, or both in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..nn.latents import Noise, Outcome, Predict
+from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
+from ..nn.slabs import Slabs
+from ..world import World
+from .caches import CachedFrame, FeatureCache
+
+
+@dataclass
+class Drawn:
+    """A frame that is not in the memory yet.
+
+    z_BNZ: what will be committed. finite_B: whether the latent drawn was. shown: stream -> observations, empty where
+    nobody looks. kept: what a feature cache wants to remember. evaluations_B: denoising steps computed, not forecast.
+    """
+
+    z_BNZ: Tensor
+    finite_B: Tensor
+    shown: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    evaluations_B: Tensor | None = None
+
+
+class Stepper:
+    """Makes the frames of one world.
+
+    steps: denoising steps a frame (None: the world's own). dtype: of latents. cache: which steps are forecast.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        steps: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        cache: FeatureCache | None = None,
+    ):
+        self.world, self.dtype, self.cache = world, dtype, cache
+        self.steps = world.decoder.steps if steps is None else steps
+
+    def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
+        """Draw the next frame under an action; nothing is written. observe: whether it is decoded, too."""
+        predict = self._predictor(slabs, row_BW)
+        return self._drawn(predict, slabs.recurrent, seeds_B, slabs.time, row_BW, observe)
+
+    def commit(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
+    ) -> tuple[Slabs, Outcome]:
+        """Write a frame into the memory at a signal level. Consumes `slabs`."""
+        noisy = self._at(level, seeds_B, slabs.time, z_BNZ)
+        return self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
+
+    def commit_dreamed(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor) -> tuple[Slabs, Outcome]:
+        """Write a frame that `draw` drew. Consumes `slabs`."""
+        return self.commit(slabs, seeds_B, row_BW, z_BNZ, self.dream_level)
+
+    def commit_and_draw(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, next_BW: Tensor, observe: bool = True
+    ) -> tuple[Slabs, Outcome, Drawn]:
+        """Write a dreamed frame and draw the one after it: the first denoising step goes with the writing.
+
+        Consumes `slabs`. As `commit_dreamed` and `draw` one after the other, within rounding; not for a feature cache
+        that remembers from frame to frame.
+        """
+        dynamics, time, go_on = self.world.dynamics, slabs.time, None
+        written = self._at(self.dream_level, seeds_B, time, z_BNZ)
+        tau = _full(z_BNZ, self.dream_level)
+        memory, outcome = slabs, None
+
+        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+            nonlocal memory, outcome, go_on
+            if go_on is not None:
+                return go_on(z, level)
+            if z is not None and len(z) != len(z_BNZ):  # rows that the writing has not
+                memory, outcome = dynamics.commit(slabs, row_BW, written, tau)
+                go_on = self._predictor(memory, next_BW)
+                return go_on(z, level)
+            memory, outcome, x = dynamics.commit_and_predict(slabs, row_BW, written, tau, next_BW, z, level)
+            go_on = self._predictor(memory, next_BW)
+            return x
+
+        drawn = self._drawn(predict, {}, seeds_B, time + 1, next_BW, observe)
+        assert outcome is not None  # every decoder predicts at least once
+        return memory, outcome, drawn
+
+    @property
+    def dream_level(self) -> float:
+        """The signal level at which dreamed frames enter the memory."""
+        config = self.world.config
+        return config.context_level if config.dream_level is None else config.dream_level
+
+    def _predictor(self, slabs: Slabs, row: Tensor) -> Predict:
+        wide: dict[int, tuple[Slabs, Tensor]] = {1: (slabs, row)}
+
+        def predict(z: Tensor | None, level: Noise | None) -> Tensor:
+            rows = 1 if z is None else len(z) // len(row)
+            if rows not in wide:
+                wide[rows] = slabs.widened(rows), row.repeat_interleave(rows, 0)
+            return self.world.dynamics.predict(*wide[rows], z, level)
+
+        return predict
+
+    def _drawn(
+        self, predict: Predict, memory: dict[str, Tensor], seeds: Tensor, time: Tensor, row: Tensor, observe: bool
+    ) -> Drawn:
+        world, tokens = self.world, self.world.tokens
+        noise = keyed_normal(seeds, time, SAMPLE, tokens.n * tokens.channels)
+        noise = noise.view(-1, tokens.n, tokens.channels).to(self.dtype)
+        cached = None
+        if self.cache is not None:
+            grid = tokens.grid
+            cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)
+        z = world.decoder.sample(predict, noise, self.steps)
+        drawn = Drawn(z, z.isfinite().flatten(1).all(1))
+        if cached is not None:
+            drawn.kept, drawn.evaluations_B = cached.kept(), cached.evaluations_B
+        if observe or world.config.reencode:
+            drawn.shown = world.decode(z)
+        if world.config.reencode:
+            drawn.z_BNZ = world.encode(drawn.shown).to(self.dtype)
+        return drawn
+
+    @staticmethod
+    def _at(level: float, seeds: Tensor, time: Tensor, z: Tensor) -> Tensor:
+        if level >= 1:
+            return z
+        return level * z + (1 - level) * keyed_normal(seeds, time, CONTEXT, z[0].numel()).view(z.shape).to(z.dtype)
+
+
+def _full(z: Tensor, level: float) -> Tensor:
+    return torch.full(z.shape[:1], level, device=z.device)
