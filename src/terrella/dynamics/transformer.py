@@ -197,7 +197,8 @@ class Transformer(Dynamics):
             past = None
             if i in self.temporal:
                 k, v = block.past_kv(x[:batch])
-                past = PairPast(self._past(slabs, i, None), newer_past(slabs, len(keys), self.ages, k, v))
+                now = self._past(slabs, i, None)
+                past = PairPast(now, newer_past(slabs, len(keys), self.ages, k, v))  # pyright: ignore[reportArgumentType]
                 keys.append(k)
                 values.append(v)
             x = block(x, mods, self.turn, past)

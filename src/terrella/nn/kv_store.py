@@ -186,9 +186,13 @@ class SlotStore:
         compensation = torch.zeros(*order.shape[:3], self.heads, device=age.device)
         if self.compensates:
             compensation = mean[..., self.heads * self.sinks : self.first]
-        sorted_ = [x.gather(-1, order - self.first) for x in (owner, age, filled)]
-        sorted_ += [x.gather(-1, order) for x in (mean, square, episode)]
-        return order, View(*sorted_, compensation, self.recent, lambda: self.load(slots, "keys", order))
+        pool = {"owner": owner, "age": age, "filled": filled}
+        known = {n: x.gather(-1, order - self.first) for n, x in pool.items()}
+        whole = {"mean": mean, "square": square, "episode": episode}
+        known |= {n: x.gather(-1, order) for n, x in whole.items()}
+        return order, View(
+            **known, compensation=compensation, recent=self.recent, keys=lambda: self.load(slots, "keys", order)
+        )
 
     def _fold(self, slots: dict[str, Tensor], leaving: Tensor, owner: Tensor, into: Tensor) -> None:
         """Add what leaves to one slot of its head, by multiplicity. into: that slot of each head.
