@@ -180,10 +180,9 @@ def feature_caches(result: dict[str, Any]) -> str:
     ]
     for row in result["rows"]:
         way = f"{row['steps']} steps" if row["way"] == "fewer steps" else row["way"]
-        lines.append(
-            f"| {row['world']} | {row['of']} | {way} | {row['evaluations']:.1f} | {row['gain']:.2f} ({row['ideal']:.1f}) "
-            f"| {_thousandths(row['apart'])} | {_thousandths(row['mse'])} | {row['action_ratio'][1]:.1f} |"
-        )
+        marks = [row["world"], row["of"], way, f"{row['evaluations']:.1f}", f"{row['gain']:.2f} ({row['ideal']:.1f})"]
+        marks += [_thousandths(row["apart"]), _thousandths(row["mse"]), f"{row['action_ratio'][1]:.1f}"]
+        lines.append(f"| {' | '.join(map(str, marks))} |")
     return "\n".join(lines)
 
 

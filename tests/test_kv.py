@@ -16,6 +16,7 @@ from terrella.config import from_json, to_json
 from terrella.dynamics import Dynamics, Hybrid, HybridConfig, Transformer, TransformerConfig
 from terrella.engine import Engine, State
 from terrella.engine.memory import with_memory
+from terrella.engine.precision import copied
 from terrella.errors import ConfigError, StateError, UnknownName
 from terrella.laws import shaken
 from terrella.nn.kv_episodes import enter
@@ -543,7 +544,7 @@ def test_ways_to_step_agree(world, name):
 
 
 def test_a_copy_with_a_memory_stays_on_its_device(world):
-    moved = with_memory(copy.deepcopy(world).to("meta"), "cake")
+    moved = copied(copy.deepcopy(world).to("meta"), with_memory(world.config.dynamics, "cake"))
     assert {p.device.type for p in moved.parameters()} == {"meta"}
     assert {p.dtype for p in moved.parameters()} == {torch.float64}
 

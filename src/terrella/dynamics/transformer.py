@@ -332,6 +332,9 @@ def _with_extra(condition: Tensor, extra: Tensor | None) -> Tensor:
     return condition if extra is None else condition + extra.mean(-2)
 
 
+Past = SlabPast | SlotPast | PairPast | ClipPast
+
+
 class _Block(FrameBlock):
     """Attention over the frame's tokens, then over past frames at the same place, then the feed-forward layer."""
 
@@ -346,9 +349,7 @@ class _Block(FrameBlock):
             self.out_t = nn.Linear(c.dim, c.dim, bias=False)
             self.null = nn.Parameter(torch.randn(2, c.heads, head) * 0.02)  # read when the past is empty
 
-    def forward(
-        self, x: Tensor, mods: Tensor, turn: Tensor, past: SlabPast | SlotPast | ClipPast | PairPast | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: Past | None) -> Tensor:
         own = self.modulation(x, mods)
         x = self.attend(x, own, turn)
         if past is not None:

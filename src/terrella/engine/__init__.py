@@ -1,7 +1,8 @@
 """From weights to futures: engine, state, and what makes frames cheaper: precision of each part, feature caches."""
 
 from .caches import CACHES, FeatureCache
-from .engine import Engine, Frame
+from .engine import Engine
+from .frame import Frame
 from .precision import Precision
 from .state import State
 

@@ -102,12 +102,20 @@ CACHES = {
 """Caches by name: `Engine(world, cache="interval")` takes one of these or a `FeatureCache`."""
 
 
-def find_cache(cache: FeatureCache | str | None) -> FeatureCache | None:
-    """Return a cache by its name; raises `UnknownName`."""
+def find_cache(cache: FeatureCache | str | None, tokens: TokenSpec, budgeted: bool) -> FeatureCache | None:
+    """Return a cache by its name, if frames of these `tokens` can have it.
+
+    Raises `UnknownName`, and `ConfigError` where tokens have no grid to part by frequency, or where the number of steps
+    that a cache remembers will change with a budget.
+    """
     if isinstance(cache, str):
         if cache not in CACHES:
             raise did_you_mean(cache, CACHES, "feature cache")
-        return CACHES[cache]
+        cache = CACHES[cache]
+    if cache is not None and cache.band == "high" and tokens.grid is None:
+        raise ConfigError("this world's tokens fill no grid that could be parted by frequency; choose band='all'.")
+    if cache is not None and cache.rule == "across" and budgeted:
+        raise ConfigError("a budget changes the number of steps, which this cache remembers; choose one of both.")
     return cache
 
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +17,42 @@ from torch import Tensor
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.kv_policies import Memory
-from ..nn.latents import Outcome
 from ..nn.slabs import Slabs, StateSpec
 from ..world import World
 from .budget import Budget
 from .caches import FeatureCache, find_cache
 from .compiled import CompiledStepper
+from .frame import Frame, bring
 from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .state import State, load_state
-from .stepper import Drawn, Stepper
+from .stepper import Stepper
 from .twins import distinct
-
-
-@dataclass
-class Frame:
-    """What a step brings, for each session (after `rollout` a time axis follows the batch axis).
-
-    observation: stream -> uint8 images `(B, h, w, C)` or float32 vectors `(B, F)`. reward: float32 `(B,)`. terminated:
-    float32 `(B,)`, the probability that the episode ends here. info: more, by name.
-    """
-
-    observation: dict[str, np.ndarray]
-    reward: np.ndarray
-    terminated: np.ndarray
-    info: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> np.ndarray:
-        """Whether the end is more likely than not, bool `(B,)`."""
-        return self.terminated > 0.5
 
 
 class Engine:
     """Runs one world. Keeps no session of its own: all that changes is in the `State` handed in and out.
 
-    steps: denoising steps a frame (None: the world's own). dtype: of weights and memory (float32, or bfloat16 for
-    speed). precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then
-    is that of memory, by default the one in which the dynamics computes. States of one precision do not fit another:
-    memory that other weights wrote is not what these would have written. memory: which past frames a session keeps, a
-    `Memory`, its settings or its policy's name (None: as the world says); states of one memory do not fit another.
+    steps: denoising steps a frame (None: the world's own).
+    dtype: of weights and memory: float32, or bfloat16.
+    precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then is that of
+        memory, by default the one in which the dynamics computes.
+    memory: which past frames a session keeps, a `Memory` or its name or settings (None: as the world says).
     exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit the same
-    whoever shares its batch (slower: for replays and tests). cache: which denoising steps are forecast instead of
-    computed, by name (`terrella.engine.CACHES`) or a `FeatureCache`; `Frame.info["evaluations"]` then tells how many
-    each session computed. budget_ms: milliseconds that `step` may take, action to frame: it then takes as many
-    denoising steps as fit on this machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and
-    actions no longer give equal frames. fused: whether `rollout` writes a frame and begins the next one in one pass.
+        whoever shares its batch (slower: for replays and tests).
+    cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
+        `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed.
+    budget_ms: milliseconds that `step` may take, action to frame: it then takes as many denoising steps as fit on this
+        machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal
+        frames.
+    fused: whether `rollout` writes a frame and begins the next one in one pass.
     compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
-    done; other batches run as without.
+        done; other batches run as without.
 
-    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision or memory policy there is
+    States belong to engines with the same world, precision, memory and remembering cache: a past that other weights
+    wrote, or that another rule chose, is not what this engine would have.
+
+    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision, memory or cache there is
     not, `WorldError` for tokenizers that are not finite.
     """
 
@@ -78,8 +64,8 @@ class Engine:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         precision: Precision | Mapping[str, str] | str | None = None,
-        exact: int | None = None,
         memory: Memory | Mapping[str, Any] | str | None = None,
+        exact: int | None = None,
         cache: FeatureCache | str | None = None,
         budget_ms: float | None = None,
         fused: bool = True,
@@ -94,7 +80,7 @@ class Engine:
         self.dtype = dtype or parameter.dtype if chosen is None else chosen.memory(dtype)
         # A world in training or another precision keeps its own weights: the engine takes a copy.
         if memory is not None:
-            world = with_memory(world, memory)
+            world = copied(world, with_memory(world.config.dynamics, memory))
         if chosen is not None:
             world = lowered(world, chosen, self.device, self.dtype)
         elif (self.device, self.dtype) != (parameter.device, parameter.dtype):
@@ -106,21 +92,17 @@ class Engine:
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens, found = world.tokens, find_cache(cache)
+        self.tokens, found = world.tokens, find_cache(cache, world.tokens, budget_ms is not None)
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
-        counts = (
-            [steps] if budget_ms is None else [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
-        )
+        # From the best frames to the cheapest; without a budget there is nothing to choose.
+        choices = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
+        counts = [steps] if budget_ms is None else choices
         self._rungs: list[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
         self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
         # What a feature cache remembers from frame to frame.
         self._kept = {} if found is None else found.slabs(self.tokens, width(world.spec.action), self._rungs[0].steps)
-        if found is not None and found.band == "high" and self.tokens.grid is None:
-            raise ConfigError(f"world {world.name!r} has no token grid to part by frequency; choose band='all'.")
-        if self._kept and budget_ms is not None:
-            raise ConfigError("a budget changes the number of steps, which this cache remembers; choose one of both.")
         self.fused = fused and not self._kept
         self.fingerprint = fingerprint(world, *self._kept)
         sizes = [compiled] if isinstance(compiled, int) else list(compiled)
@@ -266,7 +248,7 @@ class Engine:
         after.recurrent.update(drawn.kept)
         if back is not None:
             after = after.select(back)
-        frame = self._frame(drawn, outcome, back)
+        frame = bring(self.world, drawn, outcome, back)
         if self._budget is not None:
             self._budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
             frame.info["steps"] = np.full(batch, stepper.steps)
@@ -285,9 +267,9 @@ class Engine:
         for row, after in itertools.pairwise(rows):
             before = drawn
             slabs, outcome, drawn = stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
-            frames.append(self._frame(before, outcome))
+            frames.append(bring(self.world, before, outcome))
         slabs, outcome = stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
-        frames.append(self._frame(drawn, outcome))
+        frames.append(bring(self.world, drawn, outcome))
         return State(slabs, seeds, state.world), frames
 
     def _require_own(self, state: State) -> None:
@@ -301,30 +283,6 @@ class Engine:
         if batch > self.exact:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
-
-    def _frame(self, drawn: Drawn, outcome: Outcome, back: Tensor | None = None) -> Frame:
-        """Bring what was drawn to the host. back: the row of each session, where rows are not sessions."""
-        reward = outcome.reward * self.world.reward_scale + self.world.reward_shift
-        # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
-        reward = torch.where(drawn.finite_B, reward, torch.nan)
-        end = outcome.end.sigmoid()
-        rows = slice(None) if back is None else back.cpu().numpy()
-        shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
-        asked = drawn.evaluations_B
-        info = {} if asked is None else {"evaluations": asked.cpu().numpy()[rows]}
-        frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
-        self._require_finite(frame)
-        return frame
-
-    def _require_finite(self, frame: Frame) -> None:
-        numbers = [frame.reward, frame.terminated, *(v for v in frame.observation.values() if v.dtype != np.uint8)]
-        lost = ~np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in numbers], axis=0)
-        if lost.any():
-            who = f" in sessions {np.flatnonzero(lost).tolist()} of {len(lost)}" if len(lost) > 1 else ""
-            raise WorldError(
-                f"world {self.world.name!r} predicted numbers that are not finite{who}. Go on from an earlier fork, or "
-                "start anew; if it happens again, train the world longer or with a smaller learning rate."
-            )
 
     def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
         spec = self.world.spec.action
@@ -341,10 +299,10 @@ class Engine:
 
 
 def fingerprint(world: World, *kept: str) -> str:
-    """Hash the shape and a sample of the weights of a world, and what else a state keeps, to tell states apart."""
-    memory = world.dynamics.memory
-    kept = kept if memory is None else (*kept, repr(memory))
+    """Hash the shape and a sample of the weights of a world, its memory, and what else a state keeps."""
     digest = hashlib.blake2b("".join(kept).encode(), digest_size=12)
+    if world.dynamics.memory is not None:
+        digest.update(repr(world.dynamics.memory).encode())
     for name, tensor in sorted(world.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()

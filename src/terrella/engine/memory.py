@@ -1,4 +1,4 @@
-"""Another memory for a trained world: a copy of it whose backbone keeps frames by a policy."""
+"""Another memory for a trained world: its backbone's settings with a bounded memory in them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from ..config import from_json, to_json
 from ..errors import ConfigError
 from ..nn.kv_policies import Memory
 from ..registry import lookup, names
-from ..world import Part, World
-from .precision import copied
+from ..world import Part
 
 
-def with_memory(world: World, memory: Memory | Mapping[str, Any] | str) -> World:
-    """Return a copy of `world` that steps with that memory, given whole, by its settings, or by its policy's name.
+def with_memory(part: Part, memory: Memory | Mapping[str, Any] | str) -> Part:
+    """Return the backbone `part` with that memory, given whole, by its settings, or by its policy's name.
 
     Raises `ConfigError` for a backbone without keys and values to choose from, `UnknownName` for an unknown policy.
     """
-    part = world.config.dynamics
     able = [n for n in names("dynamics") if "memory" in {f.name for f in fields(lookup("dynamics", n).Config)}]
     if part.name not in able:
         raise ConfigError(
@@ -30,4 +28,4 @@ def with_memory(world: World, memory: Memory | Mapping[str, Any] | str) -> World
         memory = Memory(memory)
     elif not isinstance(memory, Memory):
         memory = from_json(Memory, dict(memory), "memory")
-    return copied(world, Part(part.name, {**part.config, "memory": to_json(memory)}))
+    return Part(part.name, {**part.config, "memory": to_json(memory)})

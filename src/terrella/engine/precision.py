@@ -114,10 +114,10 @@ def weight_bytes(world: World) -> dict[str, int]:
 
 
 def copied(world: World, dynamics: Part | None = None) -> World:
-    """Return a copy of a world that needs no gradients; dynamics: other settings of its backbone, if any."""
+    """Return a copy of a world that needs no gradients. dynamics: another description of its backbone's settings."""
     config = world.config if dynamics is None else replace(world.config, dynamics=dynamics)
-    weight = next(world.parameters())
-    twin = World(world.spec, config, world.name).to(device=weight.device, dtype=weight.dtype)
+    first = next(world.parameters())
+    twin = World(world.spec, config, world.name).to(device=first.device, dtype=first.dtype)
     twin.load_state_dict(world.state_dict())
     twin.record, twin.card, twin.starts = world.record, world.card, world.starts
     return twin.requires_grad_(False)

@@ -1,0 +1,63 @@
+"""What a step brings: frames on the host, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import WorldError
+from ..nn.latents import Outcome
+from ..world import World
+from .stepper import Drawn
+
+
+@dataclass
+class Frame:
+    """What a step brings, for each session (after `rollout` a time axis follows the batch axis).
+
+    observation: stream -> uint8 images `(B, h, w, C)` or float32 vectors `(B, F)`. reward: float32 `(B,)`. terminated:
+    float32 `(B,)`, the probability that the episode ends here. info: more, by name.
+    """
+
+    observation: dict[str, np.ndarray]
+    reward: np.ndarray
+    terminated: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Whether the end is more likely than not, bool `(B,)`."""
+        return self.terminated > 0.5
+
+
+def bring(world: World, drawn: Drawn, outcome: Outcome, back: Tensor | None = None) -> Frame:
+    """Bring what was drawn to the host. back: the row of each session, where rows are not sessions.
+
+    Raises `WorldError` for numbers that are not finite.
+    """
+    reward = outcome.reward * world.reward_scale + world.reward_shift
+    # Pixels cannot say that their latents were NaN; the reward, which is fetched anyway, says it for them.
+    reward = torch.where(drawn.finite_B, reward, torch.nan)
+    rows = slice(None) if back is None else back.cpu().numpy()
+    shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
+    asked = drawn.evaluations_B
+    info = {} if asked is None else {"evaluations": asked.cpu().numpy()[rows]}
+    end = outcome.end.sigmoid()
+    frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
+    _require_finite(frame, world.name)
+    return frame
+
+
+def _require_finite(frame: Frame, name: str) -> None:
+    numbers = [frame.reward, frame.terminated, *(v for v in frame.observation.values() if v.dtype != np.uint8)]
+    lost = ~np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in numbers], axis=0)
+    if lost.any():
+        who = f" in sessions {np.flatnonzero(lost).tolist()} of {len(lost)}" if len(lost) > 1 else ""
+        raise WorldError(
+            f"world {name!r} predicted numbers that are not finite{who}. Go on from an earlier fork, or "
+            "start anew; if it happens again, train the world longer or with a smaller learning rate."
+        )
