@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import arguments, in_turns, ratio, write_json
 from feature_caches import dreams
 from quantisation import Walker, futures
-from terrella.nn.kv_policies import POLICIES, Memory
 
 from terrella.engine import Engine
 from terrella.evaluation.gather import Gathered
 from terrella.evaluation.metrics import frame_mse
+from terrella.nn.kv_policies import POLICIES, Memory
 from terrella.world import World
 
 

@@ -138,7 +138,7 @@ class Transformer(Dynamics):
         x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, extra_BND)
         fetched = self._fetched(slabs, action_BW, extra_BND)
         for i, block in enumerate(self._layers()):
-            x = block(x, mods, self.turn, self._past(slabs, i, action_BW, fetched))
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
         return self._leave(x, previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
@@ -160,12 +160,14 @@ class Transformer(Dynamics):
                 k, v = block.past_kv(x)
                 keys.append(k)
                 values.append(v)
-            x = block(x, mods, self.turn, self._past(slabs, i, action_BW, fetched))
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
         written = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
         recurrent = {"previous": z_BNZ, "level": tau_B}
         if self.store is not None:
-            kept = self.store.keep(slabs, written["keys"], written["values"], action_BW, self.ages)
-            return {}, recurrent | kept, self.outcome(x)
+            if self.store.rule.looks == "blind":
+                self._look(slabs, condition, extra_BND)
+            pasts = [self.store.past(slabs, i, self.ages) for i in range(len(keys))]
+            return {}, recurrent | self.store.keep(slabs, written["keys"], written["values"], pasts), self.outcome(x)
         if self.history is not None:
             known = _with_extra(condition, extra_BND)
             told = self.history.tell(slabs.recurrent["previous"], known, z_BNZ, tau_B)
@@ -195,7 +197,8 @@ class Transformer(Dynamics):
             past = None
             if i in self.temporal:
                 k, v = block.past_kv(x[:batch])
-                past = PairPast(self._past(slabs, i, None), newer_past(slabs, len(keys), self.ages, k, v))
+                now = self._past(slabs, i, None)
+                past = PairPast(now, newer_past(slabs, len(keys), self.ages, k, v))  # pyright: ignore[reportArgumentType]
                 keys.append(k)
                 values.append(v)
             x = block(x, mods, self.turn, past)
@@ -281,14 +284,19 @@ class Transformer(Dynamics):
         # What changes is small: the network starts as "nothing moves" and learns the difference.
         return previous.to(x.dtype) + self.leave(x)
 
-    def _past(
-        self, slabs: Slabs, layer: int, action: Tensor, fetched: list[Fetched] | None
-    ) -> SlabPast | SlotPast | None:
+    def _look(self, slabs: Slabs, condition: Tensor, extra: Tensor | None) -> None:
+        # Tokens of which nothing is known yet look at the past, so that its slots are scored by them.
+        previous, none = slabs.recurrent["previous"], torch.zeros_like(slabs.recurrent["level"])
+        x, mods = self._enter(torch.zeros_like(previous), previous, condition, Noise(none, none), 0, extra)
+        for i, block in enumerate(self._layers()[: self.depth]):
+            x = block(x, mods, self.turn, self._past(slabs, i, None))
+
+    def _past(self, slabs: Slabs, layer: int, fetched: list[Fetched] | None) -> SlabPast | SlotPast | None:
         if layer not in self.temporal:
             return None
         index = self.temporal.index(layer)
         if self.store is not None:
-            return self.store.past(slabs, index, action, self.ages)
+            return self.store.past(slabs, index, self.ages)
         past = slabs.scratch.get(layer)
         if not isinstance(past, SlabPast):  # the same for all denoising steps of a frame
             past = slabs.scratch[layer] = SlabPast(slabs, index, self.ages)

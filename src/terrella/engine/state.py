@@ -131,7 +131,9 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
         if about["format"] != FORMAT:
             raise StateError(f"{path} has format {about['format']}; this version reads {FORMAT}.")
         if about["world"] != world:
-            raise StateError(f"{path} is a state of another world or precision; load it with the engine that made it.")
+            raise StateError(
+                f"{path} is a state of another world, precision or memory; load it with the engine that made it."
+            )
         segments = [
             Segment(
                 {name: tensors[f"segment/{i}/{name}"] for name, s in spec.slabs.items() if s.frame_axis is not None},

@@ -1,16 +1,17 @@
 """Which frames a bounded memory keeps: rules, each a score for slots and what becomes of the one that gives way.
 
-A rule has four parts. The *score* says how much each slot of the store (`terrella.nn.kv_store`) is worth, the
-*allocator* how many slots each head may hold, and at a commit every head's worst slots beyond its share give way: they
-are dropped, merged into the most similar newer slot, or folded into one compensation slot of their head.
+A *score* says how much each slot of the store (`terrella.nn.kv_store`) is worth, perhaps by the attention that some
+queries pay to it, an *allocator* how many slots each head may hold. At a commit the worst slots of heads beyond their
+share give way: they are dropped, merged into the most similar newer slot, or folded into a compensation slot.
 
 Attention over time is factorised here: a token sees the past of its own place alone, with one query a pass. So "the
-last queries" of the papers are those of the last frames, what is kept differs from place to place, and:
+last queries" of the papers are those of the last frames, and what is kept differs from place to place. Left out:
 
-- Plain dilation (every p-th old frame) needs absolute frame numbers, and where it does not, it is the ladder with
-  exponent 0; it is left out. So is a threshold on importance minus redundancy, which is fitted for each checkpoint.
-- Shares are divided among the heads of one layer and place. The papers divide among dozens of layers; here one layer in
-  four attends over time, so that small worlds have a single one to divide among.
+- Plain dilation (every p-th old frame): by frame number it would depend on absolute time, by gaps it is `ladder` with
+  exponent 0.
+- Importance minus redundancy (FlowCache): its threshold is fitted for each checkpoint.
+- Shares among layers. The papers divide among dozens; here one layer in four attends over time, and a small world has a
+  single one. Shares are divided among the heads of one layer and place.
 
 Scores of attention are compared in steps of 1/4096, and among equals the newest frame wins: in a scene that stands
 still, rounding must not decide what is remembered.
@@ -84,16 +85,16 @@ class Memory:
 class Policy:
     """A rule. score: `(B, L, N, S)` of a view, more is better. allocate: slots that each head may hold, `(B, L, N, H)`.
 
-    reduce: what becomes of a slot that gives way. looks: whose attention is averaged: nobody's, that of each finished
-    frame when it is committed, or that of the frame in progress in its first pass. episodes: centroids of frames to
-    keep. Another rule is one more entry of `POLICIES`.
+    reduce: what becomes of a slot that gives way. looks: whose attention is averaged: nobody's, that of the tokens of
+    each finished frame, or that of tokens of which nothing is known yet (which costs a pass at each commit). episodes:
+    centroids of frames to keep. Another rule is one more entry of `POLICIES`.
     """
 
     score: Callable[[View], Tensor]
     source: str
     allocate: Callable[[View], Tensor] | None = None
     reduce: Literal["drop", "merge", "compensate"] = "drop"
-    looks: Literal["never", "finished", "first"] = "never"
+    looks: Literal["never", "finished", "blind"] = "never"
     episodes: int = 0
 
 
@@ -147,7 +148,7 @@ def unlike_newer(view: View) -> Tensor:
 
     Forced to merge what differs, a store soon holds nothing but means.
     """
-    best = view.similar.amax(-1)
+    best = view.similar().amax(-1)
     return torch.where(best >= ALIKE, -best, newest(view) / view.size * ALIKE)
 
 
@@ -212,9 +213,9 @@ POLICIES: dict[str, Policy] = {
         by_dispersion,
         looks="finished",
     ),
-    # The queries of noisy tokens stand for those of mask tokens; shares follow the same attention, not offline ones.
+    # Latents of zero at signal level 0 are our mask tokens; shares follow the same attention, not offline ones.
     "maskkv": Policy(
-        attended, "Huang et al., MaskKV, arXiv 2510.09309 (votes of mask queries)", by_mass, looks="first"
+        attended, "Huang et al., MaskKV, arXiv 2510.09309 (votes of mask queries)", by_mass, looks="blind"
     ),
     # Theirs merges, above a threshold, what the current queries match best; ours the nearest pair, when full.
     "tempcache": Policy(

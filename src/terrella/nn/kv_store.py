@@ -14,7 +14,8 @@ added to its score in attention, which is exact where the m keys are equal. Empt
   so becomes a running mean. Without that limit a few minutes of dropped frames outweigh all that is recent.
 - Ages and multiplicities have slabs of their own type: bfloat16 cannot count beyond 256. An age stops at 2^30 frames,
   over a year; rotations stop at the trained window, sinks have one fixed age (see `terrella.nn.past`).
-- Policies need attention probabilities. They are those of the passes that are made anyway, averaged in slabs.
+- Policies need attention probabilities. They are those of a pass at commit, averaged in slabs; what was predicted
+  before, and how often, leaves no trace.
 
 Ref: Samuel et al., TempCache, arXiv 2602.01801 (log m; newest key, mean value); Tang et al., RazorAttention, arXiv
 2407.15891 (compensation token); `terrella.nn.kv_policies` for the policies. Differs: bounded by construction at every
@@ -81,13 +82,12 @@ class SlotStore:
 
     # reading
 
-    def past(self, slabs: Slabs, layer: int, action: Tensor, ages: Tensor) -> SlotPast:
-        """What one layer reads in every pass of the frame that `action` leads to. ages: from `past.age_turns`."""
-        kept = slabs.scratch.get(("slots", layer))
-        if not isinstance(kept, tuple) or kept[0] is not action:
-            kept = action, SlotPast(self, slabs.recurrent, layer, ages)
-            slabs.scratch["slots", layer] = kept
-        return kept[1]
+    def past(self, slabs: Slabs, layer: int, ages: Tensor) -> SlotPast:
+        """What one layer reads in every pass of the next frame. ages: from `past.age_turns`."""
+        past = slabs.scratch.get(("slots", layer))
+        if not isinstance(past, SlotPast):
+            past = slabs.scratch["slots", layer] = SlotPast(self, slabs.recurrent, layer, ages)
+        return past
 
     def owners(self, slots: dict[str, Tensor]) -> Tensor:
         """The head that each slot belongs to, int64 `(B, L, N, slots)`."""
@@ -103,17 +103,17 @@ class SlotStore:
     # writing
 
     @torch.no_grad()
-    def keep(
-        self, slabs: Slabs, keys_BLNHd: Tensor, values_BLNHd: Tensor, action: Tensor, ages: Tensor
-    ) -> dict[str, Tensor]:
-        """Take a frame in, in the place of what gives way, and return the slabs. All layers have been read by now.
+    def keep(self, slabs: Slabs, keys_BLNHd: Tensor, values_BLNHd: Tensor, pasts: list[SlotPast]) -> dict[str, Tensor]:
+        """Take a frame in, in the place of what gives way, and return the slabs.
 
-        Writes in place, like the ring of framed slabs: committing consumes its slabs.
+        pasts: of each layer; the last pass that read them is the one whose attention counts. Writes in place, like the
+        ring of framed slabs: committing consumes its slabs.
         """
         slots = {n: slabs.recurrent[n] for n in self.slabs}
         told = {"slot_count": 1.0, "slot_age": 1}
         if self.rule.looks != "never":
-            self._observe(slots, [self.past(slabs, i, action, ages) for i in range(keys_BLNHd.shape[1])])
+            # A slot gets attention from its own head alone.
+            self._observe(slots, torch.stack([past.weights.sum(-2) for past in pasts], 1).float())
             told |= {"slot_mean": 0.0, "slot_square": 0.0}
         episode = self._episode(slots, keys_BLNHd) if self.rule.episodes else None
         leaving = self._give_way(slots)
@@ -138,9 +138,8 @@ class SlotStore:
             scales.scatter_(3, _wide(index, scales), scale)
         target.scatter_(3, _wide(index, target), x.to(target.dtype))
 
-    def _observe(self, slots: dict[str, Tensor], passes: list[SlotPast]) -> None:
+    def _observe(self, slots: dict[str, Tensor], got: Tensor) -> None:
         """Average the attention that slots got: over all queries so far, and then with a memory of `queries` frames."""
-        got = torch.stack([p.attention(self.rule.looks == "first") for p in passes], 1).float()
         count = slots["slot_age"].clamp(1, self.memory.queries)
         for name, new in (("slot_mean", got), ("slot_square", got.square())):
             slots[name].add_((new - slots[name]) / count)
@@ -187,9 +186,13 @@ class SlotStore:
         compensation = torch.zeros(*order.shape[:3], self.heads, device=age.device)
         if self.compensates:
             compensation = mean[..., self.heads * self.sinks : self.first]
-        sorted_ = [x.gather(-1, order - self.first) for x in (owner, age, filled)]
-        sorted_ += [x.gather(-1, order) for x in (mean, square, episode)]
-        return order, View(*sorted_, compensation, self.recent, lambda: self.load(slots, "keys", order))
+        pool = {"owner": owner, "age": age, "filled": filled}
+        known = {n: x.gather(-1, order - self.first) for n, x in pool.items()}
+        whole = {"mean": mean, "square": square, "episode": episode}
+        known |= {n: x.gather(-1, order) for n, x in whole.items()}
+        return order, View(
+            **known, compensation=compensation, recent=self.recent, keys=lambda: self.load(slots, "keys", order)
+        )
 
     def _fold(self, slots: dict[str, Tensor], leaving: Tensor, owner: Tensor, into: Tensor) -> None:
         """Add what leaves to one slot of its head, by multiplicity. into: that slot of each head.
@@ -217,7 +220,7 @@ class SlotStore:
 class SlotPast:
     """Reads the slots of one layer: one query a token and head, one softmax over its head's slots and the null.
 
-    Remembers what attention slots got in its first and its last pass, if the store's policy looks at it.
+    weights: what attention the slots got in the last pass, `(B, N, H, slots)`.
     """
 
     def __init__(self, store: SlotStore, slots: dict[str, Tensor], layer: int, ages: Tensor):
@@ -230,24 +233,15 @@ class SlotPast:
         count = own["slot_count"][:, 0].to(torch.promote_types(keys.dtype, torch.float32))
         theirs = store.owners(own)[:, 0, :, None] == torch.arange(store.heads, device=age.device)[:, None]
         self.bias = count.log()[:, :, None].masked_fill(~theirs, -torch.inf).to(keys.dtype)  # (B, N, H, slots)
-        self.watched, self.seen = store.rule.looks != "never", []
+        self.weights = torch.zeros_like(self.bias)
 
     def read(self, q_BNHd: Tensor, null: Tensor) -> Tensor:
         """Attend, `(B, N, H, d)`. null: a key and a value `(2, H, d)` that are always there."""
         q = q_BNHd * q_BNHd.shape[-1] ** -0.5
         blank = (q * null[0]).sum(-1, keepdim=True)
         weights = torch.cat([blank, q.to(self.keys.dtype) @ self.keys + self.bias], -1).softmax(-1)
-        slots = weights[..., 1:]
-        if self.watched:
-            self.seen = [*self.seen[:1], slots.sum(-2)]  # a slot gets attention from its own head alone
-        return weights[..., :1] * null[1] + slots @ self.values
-
-    def attention(self, first: bool) -> Tensor:
-        """What slots got in the first pass for this frame, or in the one that finished it, `(B, N, slots)`.
-
-        Where no pass came before, as for frames that were observed, both are the same.
-        """
-        return self.seen[0 if first else -1]
+        self.weights = weights[..., 1:]
+        return weights[..., :1] * null[1] + self.weights @ self.values
 
 
 def pack(x: Tensor) -> tuple[Tensor, Tensor]:

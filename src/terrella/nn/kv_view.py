@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ class View:
     compensation: Tensor
     recent: int
     keys: Callable[[], Tensor]
+    compared: Tensor | None = None  # see `similar`
 
     @property
     def size(self) -> int:
@@ -49,33 +49,35 @@ class View:
         """Variance of the attention over the last queries."""
         return (self.square - self.mean.square()).clamp(min=0)
 
-    @cached_property
+    @property
     def start(self) -> Tensor:
         """Index of the first slot of each slot's head."""
         held = torch.zeros_like(self.compensation, dtype=torch.int64)
         held = held.scatter_add(-1, self.owner, torch.ones_like(self.owner))
         return (held.cumsum(-1) - held).gather(-1, self.owner)
 
-    @cached_property
     def similar(self) -> Tensor:
         """Cosine of each slot's key and each newer one's of its head, `(B, L, N, S, S)`, -inf for all others.
 
         Recent ones are left alone. In steps of 1/1024; S squared numbers for each place while committing, the price of
         knowing the nearest pair.
         """
+        if self.compared is not None:
+            return self.compared
         keys = self.keys()
         unit = F.normalize(keys.to(torch.promote_types(keys.dtype, torch.float32)), dim=-1)
         old = self.filled & (self.age >= self.recent)
         both = (self.owner[..., :, None] == self.owner[..., None, :]) & old[..., :, None] & old[..., None, :]
         steps = ((unit @ unit.transpose(-1, -2)) / SIMILAR).round() * SIMILAR
-        return steps.masked_fill(~both.tril(-1), -torch.inf)
+        self.compared = steps.masked_fill(~both.tril(-1), -torch.inf)
+        return self.compared
 
     @property
     def nearest(self) -> Tensor:
         """Index of the most similar newer slot, among equals the next in time; a slot's own where none is alike."""
         own = torch.arange(self.size, device=self.age.device)
-        nearest = self.size - 1 - self.similar.flip(-1).argmax(-1)
-        return torch.where(self.similar.amax(-1) >= ALIKE, nearest, own)
+        nearest = self.size - 1 - self.similar().flip(-1).argmax(-1)
+        return torch.where(self.similar().amax(-1) >= ALIKE, nearest, own)
 
     def beside(self, x: Tensor, step: int, other: Tensor) -> Tensor:
         """Take `x` from the slot `step` places older in the same head (newer if negative), `other` where none is."""
