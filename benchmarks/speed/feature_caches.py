@@ -110,7 +110,7 @@ def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[
                 "gain": gain,
                 "quartiles": quartiles,
                 "ideal": round(steps / asked, 3),
-                "apart": [float(frame_mse(frames[:, i], exact[:, i], streams[stream], 1.0).mean()) for i in each],
+                "apart": [float(frame_mse(frames[:, i], exact[:, i], streams[stream]).mean()) for i in each],
                 "ssim": [float(ssim(frames[:, i], exact[:, i]).mean()) for i in each],
                 "mse": table["mse"]["mean"],
                 "action_ratio": table["action_ratio"]["mean"],

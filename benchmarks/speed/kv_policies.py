@@ -50,7 +50,7 @@ def measure(world: World, options: argparse.Namespace) -> list[dict[str, Any]]:
         made += [(name, share, Engine(world, memory=Memory(name, frames))) for name in options.policies]
     walkers = [Walker(engine, truths[0]) for _, _, engine in made]
     times = in_turns(options.rounds, *walkers)
-    exact, rows = np.empty(0), []
+    exact, rows, whole = np.empty(0), [], np.empty(0)
     for (name, share, engine), walker, taken in zip(made, walkers, times):
         frames, _ = dreams(engine, truths, stream, marks)
         gathered = Gathered(world.spec, marks, options.seed)

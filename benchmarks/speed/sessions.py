@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     engines = {name: make_engine(options.steps, dtype=dtype) for name, dtype in TYPES.items()}
-    settings = list(product(options.batches, TYPES, options.threads))
+    settings: list[tuple[int, str, int]] = list(product(options.batches, TYPES, options.threads))
     calls = []
     for batch, dtype, threads in settings:
         stepper = Stepper(engines[dtype], begin(engines[dtype], batch, rng), rng)

@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
     for batch in options.batches:
-        ways = list(product(options.types, (False, True), (False, True)))
+        ways: list[tuple[str, bool, bool]] = list(product(options.types, (False, True), (False, True)))
         rollers, steppers, ready = [], [], []
         for dtype, fused, compiled in ways:
             rng, began = np.random.default_rng(options.seed), time.perf_counter()

@@ -26,8 +26,7 @@ from common import arguments, write_json
 import terrella
 from terrella.data import Dataset
 from terrella.registry import names
-from terrella.training import training_config
-from terrella.training.presets import MAPS
+from terrella.training.presets import MAPS, training_config
 
 
 def recorded(env: str, steps: int, out: Path) -> Dataset:

@@ -99,7 +99,7 @@ class Engine:
         # From the best frames to the cheapest; without a budget there is nothing to choose.
         choices = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
         counts = [steps] if budget_ms is None else choices
-        self._rungs: list[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
+        self._rungs: Sequence[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
         self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
         # What a feature cache remembers from frame to frame.
         self._kept = {} if found is None else found.slabs(self.tokens, width(world.spec.action), self._rungs[0].steps)
@@ -109,7 +109,7 @@ class Engine:
         if any(size < 1 for size in sizes) or (exact is not None and sizes and sizes != [exact]):
             raise ConfigError(f"compiled is {sizes}; batch sizes are at least 1, and an exact engine has only its own.")
         if sizes:
-            self._rungs = [CompiledStepper(rung, sizes) for rung in self._rungs]  # pyright: ignore[reportArgumentType]
+            self._rungs = [CompiledStepper(Stepper(self.world, k, self.dtype, found), sizes) for k in counts]
             self._warm(sizes)
 
     @property
@@ -227,7 +227,7 @@ class Engine:
             row = torch.zeros(size, width(self.world.spec.action), device=self.device)
             for rung in self._rungs:
                 drawn = rung.draw(slabs, slabs.time, row)
-            slabs, _ = self._rungs[0].commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
+                slabs, _ = rung.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
 
     @torch.inference_mode()
     def _advance(self, state: State, row: Tensor, observe: bool = True) -> tuple[State, Frame]:

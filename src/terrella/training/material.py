@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.dataset import Split
+from ..data.index import Split
 from ..errors import TrainingError
 from ..world import World
 
