@@ -193,7 +193,9 @@ def scored(stories: list[Story], predicted: np.ndarray, arena: Arena) -> dict[st
         for kept in [[c for c in cases if c["hidden_for"] >= n]]
     }
     by_horizon = {
-        str(h): float(np.mean([c["error"] for c in cases if c["frame"] < h])) for h in (70, 210) if len(error) >= h
+        str(h): float(np.mean(within))
+        for h in (70, 210)
+        if len(error) >= h and (within := [c["error"] for c in cases if c["frame"] < h])
     }
     return {
         **{f"mse_{k}x": float(error[: k * arena.predicted].mean()) for k in MULTIPLES},
