@@ -96,9 +96,9 @@ class Engine:
         with torch.inference_mode():  # refuse impossible steps now rather than inside a step
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             world.decoder.sample(lambda z, noise: blank, blank, steps)
-        # From the best frames to the cheapest; without a budget there is nothing to choose.
-        choices = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
-        counts = [steps] if budget_ms is None else choices
+        counts = [steps]
+        if budget_ms is not None:  # from the best frames to the cheapest
+            counts = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
         self._rungs: Sequence[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
         self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
         # What a feature cache remembers from frame to frame.
