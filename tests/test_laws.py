@@ -371,6 +371,8 @@ def test_a_world_with_global_chance_is_caught():
     sample = world.decoder.sample
 
     class Chancy(nn.Module):
+        steps = world.decoder.steps
+
         def sample(self, predict, noise, steps=None):
             return sample(predict, noise + 0.1 * torch.rand(()), steps)
 
