@@ -16,18 +16,34 @@ from typing import Any
 
 import numpy as np
 
+import terrella
+from terrella.data import Dataset
 from terrella.evaluation.provenance import commit, hardware
 
-__all__ = ["arguments", "commit", "hardware", "in_turns", "median", "ratio", "write_json"]
+__all__ = ["arguments", "commit", "hardware", "in_turns", "median", "ratio", "recorded", "write_json"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def arguments(description: str | None, *, seed: int = 0) -> argparse.ArgumentParser:
-    """Return a parser that knows `--json FILE` and `--seed N`; add what else a benchmark needs."""
+def arguments(description: str | None, *, seed: int = 0, rounds: int = 0) -> argparse.ArgumentParser:
+    """Return a parser that knows `--json FILE` and `--seed N`; add what else a benchmark needs.
+
+    rounds: the default of `--rounds`, for what is timed in turns; with it comes `--threads`.
+    """
     parser = argparse.ArgumentParser(description=(description or "").strip().split("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well as printing it")
     parser.add_argument("--seed", type=int, default=seed, help=f"random seed (default {seed})")
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"timings of each kind (default {rounds})")
+        parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     return parser
+
+
+def recorded(env: str, steps: int, out: Path, **how: Any) -> Dataset:
+    """Record an environment once, into a folder of its name and size under `out`."""
+    path = out / f"{env.replace('/', '-').lower()}-{steps}"
+    if (path / "dataset.json").exists():
+        return Dataset(path)
+    return terrella.record(env, path, steps=steps, **how)
 
 
 def write_json(result: dict[str, Any], path: Path | None = None, *, seeds: Any = None) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import arguments, in_turns, ratio, write_json
-from quantisation import Walker, futures
+from compare import Walker, against_truth, apart, dreams, futures
 
 from terrella.engine import CACHES, Engine, FeatureCache
 from terrella.engine.cache_rules import best_mask
-from terrella.evaluation.gather import Gathered
-from terrella.evaluation.metrics import frame_mse, ssim
+from terrella.evaluation.metrics import ssim
 from terrella.evaluation.truth import Truth
 from terrella.nn.latents import Noise
 from terrella.world import World
@@ -72,34 +70,18 @@ def ways(world: World, steps: int, truth: Truth) -> list[tuple[str, Engine]]:
     return made
 
 
-def dreams(engine: Engine, truths: Sequence[Truth], stream: str, marks: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Frames at the marks, `(episodes, marks, ...)`, and denoising steps computed a frame."""
-    shown, asked = [], []
-    for truth in truths:
-        state = engine.start(*truth.start(), seeds=truth.seeds)
-        _, frames = engine.rollout(state, truth.future)
-        shown.append(frames.observation[stream][:, [m - 1 for m in marks]])
-        asked.append(frames.info.get("evaluations", np.full(1, engine.steps)).mean())
-    return np.concatenate(shown), float(np.mean(asked))
-
-
 def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Compare all ways at one number of steps, by the world's first image."""
-    streams, marks = world.spec.modelled, sorted(options.horizons)
-    stream = next(n for n, s in streams.items() if s.kind == "image")
+    """Compare all ways at one number of steps."""
+    marks = sorted(options.horizons)
     truths = futures(world, options.episodes, marks, options.seed)
     made = ways(world, steps, truths[0])
     times = in_turns(options.rounds, *(Walker(engine, truths[0]) for _, engine in made))
-    exact, rows = None, []
+    exact, rows = np.empty(0), []
     for (name, engine), taken in zip(made, times):
-        frames, asked = dreams(engine, truths, stream, marks)
-        exact = frames if exact is None else exact
-        gathered = Gathered(world.spec, marks, options.seed)
-        for truth in truths:
-            gathered.add(engine, truth, lambda frames: None)
-        table = gathered.tables()[stream]
+        frames, asked = dreams(engine, truths, marks)
+        exact = exact if rows else frames
+        scores = against_truth(engine, truths, marks, options.seed)
         gain, quartiles = ratio(times[0], taken)
-        each = range(len(marks))
         rows.append(
             {
                 "world": world.name,
@@ -110,10 +92,9 @@ def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[
                 "gain": gain,
                 "quartiles": quartiles,
                 "ideal": round(steps / asked, 3),
-                "apart": [float(frame_mse(frames[:, i], exact[:, i], streams[stream]).mean()) for i in each],
-                "ssim": [float(ssim(frames[:, i], exact[:, i]).mean()) for i in each],
-                "mse": table["mse"]["mean"],
-                "action_ratio": table["action_ratio"]["mean"],
+                "apart": apart(world, frames, exact, truths[0]),
+                "ssim": [float(ssim(frames[:, i], exact[:, i]).mean()) for i in range(len(marks))],
+                **scores,
                 "milliseconds": [round(t, 4) for t in taken],
             }
         )
@@ -123,13 +104,11 @@ def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[
 
 def main() -> None:
     """Compare."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=60)
     parser.add_argument("--worlds", nargs="*", default=["coinrun", "pong"], help="gallery names or folders")
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8], help="as far as a world goes")
     parser.add_argument("--episodes", type=int, default=32, help="futures compared (default 32)")
     parser.add_argument("--horizons", type=int, nargs="+", default=[1, 8, 32], help="default 1 8 32")
-    parser.add_argument("--rounds", type=int, default=60, help="frames timed of each way (default 60)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []

@@ -49,11 +49,9 @@ def subject(backbone: str) -> tuple[Engine, int]:
 
 def main() -> None:
     """Compare."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=200)
     parser.add_argument("--backbones", nargs="+", choices=names("dynamics"), default=names("dynamics"))
     parser.add_argument("--late", type=int, default=10_000, help="the late frame (default 10000)")
-    parser.add_argument("--rounds", type=int, default=200, help="timings of each kind (default 200)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []

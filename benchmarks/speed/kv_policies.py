@@ -28,20 +28,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import arguments, in_turns, ratio, write_json
-from feature_caches import dreams
-from quantisation import Walker, futures
+from compare import Walker, against_truth, apart, dreams, futures
 
 from terrella.engine import Engine
-from terrella.evaluation.gather import Gathered
-from terrella.evaluation.metrics import frame_mse
 from terrella.nn.kv_policies import POLICIES, Memory
 from terrella.world import World
 
 
 def measure(world: World, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Compare all policies on one world, by its first image."""
-    streams, marks = world.spec.modelled, sorted(options.horizons)
-    stream = next(n for n, s in streams.items() if s.kind == "image")
+    """Compare all policies on one world."""
+    marks = sorted(options.horizons)
     window = world.dynamics.config.window  # pyright: ignore[reportAttributeAccessIssue]
     truths = futures(world, options.episodes, marks, options.seed, options.windows * window)
     made: list[tuple[str, float, Engine]] = [("whole window", 1.0, Engine(world))]
@@ -52,13 +48,10 @@ def measure(world: World, options: argparse.Namespace) -> list[dict[str, Any]]:
     times = in_turns(options.rounds, *walkers)
     exact, rows, whole = np.empty(0), [], np.empty(0)
     for (name, share, engine), walker, taken in zip(made, walkers, times):
-        frames, _ = dreams(engine, truths, stream, marks)
-        gathered = Gathered(world.spec, marks, options.seed)
-        for truth in truths:
-            gathered.add(engine, truth, lambda frames: None)
-        table = gathered.tables()[stream]
+        frames, _ = dreams(engine, truths, marks)
+        scores = against_truth(engine, truths, marks, options.seed)
         if not rows:
-            exact, whole = frames, table["mse"]["mean"]
+            exact, whole = frames, scores["mse"]
         over, quartiles = ratio(taken, times[0])
         memory = engine.world.dynamics.memory
         rows.append(
@@ -68,13 +61,9 @@ def measure(world: World, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "share": share,
                 "frames": window if memory is None else memory.frames,
                 "bytes_ratio": round(walker.state.nbytes / walkers[0].state.nbytes, 4),
-                "apart": [
-                    float(frame_mse(frames[:, i], exact[:, i], streams[stream]).mean()) for i in range(len(marks))
-                ],
-                "mse": table["mse"]["mean"],
-                "over_window": [round(a / b, 4) for a, b in zip(table["mse"]["mean"], whole)],
-                "mse_copy_last": table["copy_last"]["mean"],
-                "action_ratio": table["action_ratio"]["mean"],
+                "apart": apart(world, frames, exact, truths[0]),
+                **scores,
+                "over_window": [round(a / b, 4) for a, b in zip(scores["mse"], whole)],
                 "ms_ratio": over,
                 "quartiles": quartiles,
                 "milliseconds": [round(t, 4) for t in taken],
@@ -86,15 +75,13 @@ def measure(world: World, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Compare."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=40)
     parser.add_argument("--worlds", nargs="*", default=["coinrun", "pong"], help="gallery names or folders")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.25, 0.1], help="of the window")
     parser.add_argument("--windows", type=int, default=4, help="windows of recorded frames seen before (default 4)")
     parser.add_argument("--episodes", type=int, default=32, help="futures compared (default 32)")
     parser.add_argument("--horizons", type=int, nargs="+", default=[1, 8, 32], help="default 1 8 32")
-    parser.add_argument("--rounds", type=int, default=40, help="frames timed of each (default 40)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [row for name in options.worlds for row in measure(World.load(name), options)]

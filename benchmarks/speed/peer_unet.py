@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import in_turns, median, ratio, write_json
+from common import in_turns, median, ratio, recorded, write_json
 from peer_engine import ORDERS, PeerEngine, image_stream
 from peer_training import Recipe, trained_peer
 from unet import STEPS, Denoiser
@@ -65,14 +65,6 @@ class Player(Dreamer, Protocol):
     def step(self, state: Any, actions: Any) -> tuple[Any, Any]:
         """Take one action, rows `(B, W)`; returns the next state and a frame."""
         ...
-
-
-def recorded(env: str, steps: int, out: Path) -> Dataset:
-    """Record once, as the gallery does."""
-    path = out / f"{env.replace('/', '-').lower()}-{steps}"
-    if (path / "dataset.json").exists():
-        return Dataset(path)
-    return terrella.record(env, path, steps=steps, seed=1000, max_episode_steps=500)
 
 
 def trained_world(data: Dataset, minutes: float, seed: int, device: str) -> World:
@@ -231,7 +223,7 @@ def main() -> None:
     options.horizons = sorted({*options.horizons, ACTIONS_AT})
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = recorded(options.env, options.steps, options.out)
+    data = recorded(options.env, options.steps, options.out, seed=1000, max_episode_steps=500)
     truth = futures(data, options.starts, options.horizons, 0)
     rows: list[dict[str, Any]] = []
     pairs: list[tuple[World, Denoiser]] = []

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import arguments, in_turns, median, ratio, write_json
-from train_gallery import acting
+from compare import Walker, against_truth, apart, dreams, futures, main_stream
 
 from terrella.engine import Engine, Precision
-from terrella.evaluation.gather import Gathered
-from terrella.evaluation.metrics import frame_mse
-from terrella.evaluation.run import LEAD, default_context
-from terrella.evaluation.source import open_truth
-from terrella.evaluation.truth import POLICY, Truth
 from terrella.world import World
 
 KINDS = ("bfloat16", "int8", "int4")
@@ -69,55 +63,19 @@ def variants(world: World) -> list[Variant]:
     return made
 
 
-def futures(world: World, episodes: int, horizons: Sequence[int], seed: int, context: int | None = None) -> list[Truth]:
-    """Play what really happens, once for all variants. context: frames seen before (default: the world's own)."""
-    how: dict[str, Any] = {"policy": POLICY, "lead": LEAD} | acting(world.name)
-    how |= {"episodes": episodes, "context": default_context(world) if context is None else context, "seed": seed}
-    _, truths = open_truth(world.spec, None, None, frames=max(horizons), marks=horizons, **how)
-    return list(truths)
-
-
-def first_frames(engine: Engine, truths: Sequence[Truth], stream: str) -> np.ndarray:
-    """Dream the frame after each context, under the true action, `(episodes, ...)`."""
-    frames = []
-    for truth in truths:
-        state = engine.start(*truth.start(), seeds=truth.seeds)
-        frames.append(engine.step(state, truth.future[:, 0])[1].observation[stream])
-    return np.concatenate(frames)
-
-
-class Walker:
-    """One session that a call takes a frame further, under the actions of a true future again and again."""
-
-    def __init__(self, engine: Engine, truth: Truth):
-        first = truth.first(1)
-        self.engine, self.rows, self.time = engine, first.future, 0
-        self.state = engine.start(*first.start(), seeds=first.seeds)
-
-    def __call__(self) -> None:
-        """Step."""
-        self.state, _ = self.engine.step(self.state, self.rows[:, self.time % self.rows.shape[1]])
-        self.time += 1
-
-
 def measure(world: World, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare all variants of one world; its first image stream, or its first stream, stands for it."""
-    streams, marks = world.spec.modelled, sorted(options.horizons)
-    stream = next((n for n, s in streams.items() if s.kind == "image"), next(iter(streams)))
+    """Compare all variants of one world."""
+    marks = sorted(options.horizons)
     truths, made = futures(world, options.episodes, marks, options.seed), variants(world)
     times = in_turns(options.rounds, *(Walker(v.engine, truths[0]) for v in made))
-    exact, whole = first_frames(made[0].engine, truths, stream), sum(made[0].engine.weight_bytes.values())
-    result: dict[str, Any] = {"world": world.name, "stream": stream, "horizons": marks, "variants": []}
+    exact, whole = dreams(made[0].engine, truths, [1])[0], sum(made[0].engine.weight_bytes.values())
+    result: dict[str, Any] = {"world": world.name, "stream": main_stream(world), "horizons": marks, "variants": []}
     for variant, taken in zip(made, times):
-        engine, gathered = variant.engine, Gathered(world.spec, marks, options.seed)
-        for truth in truths:
-            gathered.add(engine, truth, lambda frames: None)
-        table, scale = gathered.tables()[stream], gathered.scales[stream]
+        engine = variant.engine
+        scores = against_truth(engine, truths, marks, options.seed)
         if not result["variants"]:
-            held = np.concatenate([truth.frame(stream, 0) for truth in truths])
-            result["one_frame_held"] = float(frame_mse(held, exact, streams[stream], scale).mean())
-            result |= {"n": table["n"], "mse_copy_last": table["copy_last"]["mean"]}
-        apart = frame_mse(first_frames(engine, truths, stream), exact, streams[stream], scale)
+            held = np.concatenate([truth.frame(result["stream"], 0) for truth in truths])[:, None]
+            result["one_frame_held"] = apart(world, held, exact, truths[0])[0]
         count = sum(engine.weight_bytes.values())
         over, quartiles = ratio(taken, times[0])
         result["variants"].append(
@@ -128,10 +86,8 @@ def measure(world: World, options: argparse.Namespace) -> dict[str, Any]:
                 "bytes": engine.weight_bytes,
                 "bytes_total": count,
                 "bytes_ratio": round(count / whole, 4),
-                "one_frame": float(apart.mean()),
-                "mse": table["mse"]["mean"],
-                "mse_interval": table["mse"]["interval"],
-                "action_ratio": table["action_ratio"]["mean"],
+                "one_frame": apart(world, dreams(engine, truths, [1])[0], exact, truths[0])[0],
+                **scores,
                 "ms": round(median(taken), 4),
                 "ms_ratio": over,
                 "ms_quartiles": quartiles,
@@ -142,12 +98,10 @@ def measure(world: World, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=100)
     parser.add_argument("--worlds", nargs="*", default=World.list_gallery(), help="gallery names or folders")
     parser.add_argument("--episodes", type=int, default=64, help="futures compared (default 64)")
     parser.add_argument("--horizons", type=int, nargs="+", default=[1, 8, 32], help="default 1 8 32")
-    parser.add_argument("--rounds", type=int, default=100, help="frames timed of each variant (default 100)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []

@@ -45,12 +45,10 @@ class Roller(Stepper):
 
 def main() -> None:
     """Compare."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=30)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--steps", type=int, default=2, help="denoising steps a frame (default 2)")
-    parser.add_argument("--rounds", type=int, default=30, help="timings of each kind (default 30)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []

@@ -21,20 +21,11 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import arguments, write_json
+from common import arguments, recorded, write_json
 
 import terrella
-from terrella.data import Dataset
 from terrella.registry import names
 from terrella.training.presets import MAPS, training_config
-
-
-def recorded(env: str, steps: int, out: Path) -> Dataset:
-    """Record once."""
-    path = out / f"{env.replace('/', '-').lower()}-{steps}"
-    if (path / "dataset.json").exists():
-        return Dataset(path)
-    return terrella.record(env, path, steps=steps, seed=0)
 
 
 def main() -> None:
@@ -51,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = recorded(options.env, options.recorded, options.out)
+    data = recorded(options.env, options.recorded, options.out, seed=0)
     rows = []
     for preset in options.presets:
         for backbone in options.backbones:

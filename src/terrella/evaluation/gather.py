@@ -35,7 +35,7 @@ class Gathered:
     def add(self, dreamer: Dreamer, truth: Truth, advance: Callable[[int], None]) -> None:
         """Roll the dreamer beside one batch of futures."""
         if not self.scales:  # from the first batch, and kept, so that all batches are measured with one rule
-            self.scales = {name: _scale(truth, name, stream) for name, stream in self.spec.modelled.items()}
+            self.scales = {name: stream_scale(truth, name, stream) for name, stream in self.spec.modelled.items()}
         errors = compare(dreamer, truth, self.spec, self.marks, self.scales, self._rng, advance)
         self.errors.append(errors)
         self._guesses["one_step"].append(events.one_step(dreamer, truth, self._rng))
@@ -74,7 +74,7 @@ class Gathered:
         return self._took[1] / self._took[0] if self._took[0] > 0 else None
 
 
-def _scale(truth: Truth, name: str, stream: StreamSpec) -> np.ndarray | None:
+def stream_scale(truth: Truth, name: str, stream: StreamSpec) -> np.ndarray | None:
     """Standard deviation of each dimension of a vector over true frames, 1 where it never varies; None for images."""
     if stream.kind != "vector":
         return None

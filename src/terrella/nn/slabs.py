@@ -181,9 +181,7 @@ class Slabs:
         are copied.
         """
         self.segments = [replace(s, shared=True) for s in self.segments]
-        recurrent = {k: v.repeat_interleave(n, 0) for k, v in self.recurrent.items()}
-        segments = [replace(s, repeat=s.repeat * n) for s in self.segments]
-        return Slabs(self.spec, recurrent, segments, self.time.repeat_interleave(n, 0))
+        return self.widened(n)
 
     def widened(self, n: int) -> Slabs:
         """Return a view in which each session is read by n rows; it must not be written to."""
