@@ -10,8 +10,8 @@ from terrella import cli
 FLAGS = {
     "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
     "train": "data out budget preset backbone decoder seed device resume",
-    "play": "world host port token steps truth open_browser",
-    "evaluate": "world env data out episodes policy steps seed",
+    "play": "world host port token steps budget_ms precision truth open_browser",
+    "evaluate": "world env data out episodes policy steps precision memory cache seed",
     "info": "what",
     "demo": "env budget out port",
 }

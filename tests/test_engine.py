@@ -177,7 +177,7 @@ def test_branches_that_act_alike_are_drawn_once(monkeypatch):
     torch.manual_seed(0)
     made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR)), torch.float64), dtype=torch.float64)
     drawn = []
-    stepper = made._rungs[0]
+    stepper = made._stepper(made.steps)
     draw = stepper.draw
     monkeypatch.setattr(stepper, "draw", lambda slabs, *rest: drawn.append(slabs.batch) or draw(slabs, *rest))
     rng = np.random.default_rng(0)
@@ -228,6 +228,23 @@ def test_a_budget_takes_what_fits_and_gives_way_under_load():
 def test_a_budget_that_nothing_fits_takes_the_fewest_steps():
     taken = run_budget(Budget(1.0, (4, 1)), lambda frame, steps: 5.0 * steps, 100)
     assert {steps for steps, _ in taken} == {1}
+
+
+def test_the_steps_of_one_frame_can_be_chosen():
+    world = engine(False).world
+    two, four = Engine(world, steps=2), Engine(world, steps=4)
+    start = {"pixels": np.zeros((2, 1, 32, 32, 3), np.uint8)}
+    _, wanted = four.step(four.start(start, seeds=3), np.ones((2, 1)))
+    state, plain = two.step(two.start(start, seeds=3), np.ones((2, 1)))
+    _, chosen = two.step(two.start(start, seeds=3), np.ones((2, 1)), steps=4)
+    assert np.array_equal(chosen.observation["pixels"], wanted.observation["pixels"])
+    assert not np.array_equal(chosen.observation["pixels"], plain.observation["pixels"])
+    with pytest.raises(ConfigError, match="steps is 3"):
+        two.step(state, np.ones((2, 1)), steps=3)
+    two.step(state, np.ones((2, 1)))  # a refusal consumes nothing
+    remembering = Engine(world, steps=4, cache="across")
+    with pytest.raises(ConfigError, match="remembers is of 4"):
+        remembering.step(remembering.start(start, seeds=3), np.ones((2, 1)), steps=2)
 
 
 def test_an_engine_with_a_budget_says_how_many_steps_it_took():

@@ -321,6 +321,15 @@ def test_moments(endless: World, pendulum_world: World) -> None:
         WorldEnv(pendulum_world).restore_state(moment)
 
 
+def test_settings_reach_the_engine(endless: World) -> None:
+    env = WorldEnv(endless, engine={"precision": "bfloat16"})
+    assert env.engine.dtype == torch.bfloat16
+    many = WorldVectorEnv(endless, 2, engine={"budget_ms": 1e4})
+    many.reset(seed=0)
+    with pytest.raises(UnknownName, match="budget_ms"):
+        WorldEnv(endless, engine={"budget": 3})
+
+
 def test_the_state_is_the_planners(endless: World) -> None:
     env = WorldEnv(endless)
     env.reset(seed=0)

@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 
 from terrella import arenas
 from terrella.data.episode import Clips
-from terrella.errors import ActionError, ArenaError, ServingError, UnknownName
+from terrella.errors import ActionError, ArenaError, ConfigError, ServingError, UnknownName
 from terrella.serving import create_app, create_server, serve
 from terrella.serving.catalogue import Catalogue, Served
 from terrella.serving.guard import allowed, check_binding
@@ -422,6 +422,26 @@ def test_rewind_repeats_the_denoising_steps_of_the_time() -> None:
     second = [line.advance(np.asarray(RIGHT)) for _ in range(3)]
     for shot in (second[1], first[1]):
         assert same(line.rewind(shot.frame).observation, shot.observation)
+
+
+def test_rewind_repeats_what_a_budget_chose() -> None:
+    world = tiny(CAR)
+    served = Served("tiny", world, settings={"budget_ms": 10_000.0, "precision": "bfloat16"})
+    line = Session(served, seed=3, truth=None, limits=QUICK)
+    shots = [line.shot, *(line.advance(np.asarray(RIGHT)) for _ in range(QUICK.keyframe_every + 4))]
+    assert len({steps for _, steps in line._log}) > 1  # the first frame is the cheapest
+    for shot in shots[::-1]:
+        assert same(line.rewind(shot.frame).observation, shot.observation)
+    assert served.engine.dtype == torch.bfloat16
+
+
+def test_steps_that_a_world_cannot_take_are_refused() -> None:
+    line = session(truth=False)
+    with pytest.raises(ConfigError, match="1, 2, 4, 8"):
+        line.set_steps(3)
+    assert line.advance(np.asarray(RIGHT)).frame == 1
+    with pytest.raises(UnknownName, match="precision"):
+        create_app(tiny(CAR), engine={"precison": "int8"})
 
 
 def test_sync_puts_the_truth_in_place() -> None:

@@ -56,7 +56,7 @@ def dreams(engine: Engine, truths: Sequence[Truth], marks: Sequence[int]) -> tup
         state = engine.start(*truth.start(), seeds=truth.seeds)
         _, frames = engine.rollout(state, truth.future[:, : max(marks)])
         shown.append(frames.observation[stream][:, [m - 1 for m in marks]])
-        asked.append(frames.info.get("evaluations", np.full(1, engine.steps or engine.world.decoder.steps)).mean())
+        asked.append(frames.info.get("evaluations", np.full(1, engine.steps)).mean())
     return np.concatenate(shown), float(np.mean(asked))
 
 

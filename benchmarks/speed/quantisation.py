@@ -82,7 +82,7 @@ def measure(world: World, options: argparse.Namespace) -> dict[str, Any]:
             {
                 "name": variant.name,
                 "precision": asdict(variant.precision) if variant.precision else None,
-                "steps": engine.steps or world.decoder.steps,
+                "steps": engine.steps,
                 "bytes": engine.weight_bytes,
                 "bytes_total": count,
                 "bytes_ratio": round(count / whole, 4),

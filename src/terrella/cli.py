@@ -128,6 +128,8 @@ def play(
     port: int = 7860,
     token: str | None = None,
     steps: int | None = None,
+    budget_ms: float | None = None,
+    precision: str | None = None,
     truth: bool = True,
     open_browser: bool = False,
 ) -> None:
@@ -139,9 +141,12 @@ def play(
         port: Port to listen on; 0 takes a free one.
         token: A secret that every player must give.
         steps: Denoising steps a frame.
+        budget_ms: Take as many denoising steps as fit into so many milliseconds a frame.
+        precision: Bits of the weights: float32, bfloat16, int8 or int4.
         truth: Show the true environment beside the world.
         open_browser: Open the page.
     """
+    from .engine import engine_settings
     from .serving import serve
     from .world import World
 
@@ -151,6 +156,7 @@ def play(
         port=port,
         token=token,
         steps=steps,
+        engine=engine_settings(None, budget_ms=budget_ms, precision=precision),
         truth=truth,
         open_browser=open_browser,
         on_ready=lambda address: Say.print(f"{world} is at {address}   (Ctrl-C ends it)"),
@@ -166,6 +172,9 @@ def evaluate(
     episodes: int = 32,
     policy: str = "sticky-random",
     steps: int | None = None,
+    precision: str | None = None,
+    memory: str | None = None,
+    cache: str | None = None,
     seed: int = 0,
 ) -> None:
     """Measure a world against the true environment, from the same states under the same actions.
@@ -178,15 +187,20 @@ def evaluate(
         episodes: Futures to compare.
         policy: Who acts, as in `record`.
         steps: Denoising steps a frame.
+        precision: Bits of the weights: float32, bfloat16, int8 or int4.
+        memory: Policy by which a session keeps its past, such as window or tempcache.
+        cache: Rule by which denoising steps are forecast, such as interval or across.
         seed: Decides everything that is random.
     """
+    from .engine import engine_settings
     from .evaluation import evaluate as measure
     from .world import World
 
     _import_module(env or "")
     loaded = World.load(world)
     folder = out or (Path(world) / "report" if Path(world).is_dir() else Path("runs") / f"{loaded.name}-report")
-    report = measure(loaded, env, dataset=data, episodes=episodes, policy=policy, steps=steps, seed=seed, out=folder)
+    how = {"steps": steps, "engine": engine_settings(None, precision=precision, memory=memory, cache=cache)}
+    report = measure(loaded, env, dataset=data, episodes=episodes, policy=policy, seed=seed, out=folder, **how)
     for kind in ("warnings", "findings"):
         for line in report["summary"][kind]:
             Say.print(f"{'[bold yellow]![/]' if kind == 'warnings' else '-'} {_plain(line)}")

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from . import actions
 from .data import Dataset
 from .data.episode import Clips
-from .engine import Engine, State
+from .engine import Engine, State, engine_settings
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
 from .spec import ActionSpec, StreamSpec, WorldSpec
 from .world import World
@@ -66,10 +66,11 @@ class Stage:
         starts: Clips | Dataset | str | Path | None,
         steps: int | None,
         device: torch.device | str | None,
+        engine: Mapping[str, Any] | None = None,
     ):
         self.world = world if isinstance(world, World) else World.load(world)
         self.spec: WorldSpec = self.world.spec
-        self.engine = Engine(self.world, steps=steps, device=device)
+        self.engine = Engine(self.world, **engine_settings(engine, steps=steps, device=device))
         # The observation is bare where it was recorded so; these are the names that `arenas.to_streams` then gives.
         self.bare = list(self.spec.streams) in (["pixels"], ["vector"])
         each: dict[str, gym.Space] = {name: _space(stream) for name, stream in self.spec.modelled.items()}

@@ -7,6 +7,7 @@ the world's own chance, so equal seeds and actions give equal episodes, bit for 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class WorldEnv(gym.Env[Any, Any]):
 
     world: a `World`, a folder, or a name in the gallery. starts: where episodes begin: clips, a dataset (any place in
     its training episodes), or None for the beginnings kept in the world. max_episode_steps: truncate there.
-    render_mode: None or "rgb_array". steps: denoising steps a frame (None: the world's own).
+    render_mode: None or "rgb_array". steps: denoising steps a frame (None: the world's own). engine:
+    more settings of the `Engine`, by name.
 
     Observations: as recorded, a `Box` of uint8 `(h, w, C)` or float32 `(F,)` (other shapes flattened, choices one-hot),
     or a flat `Dict` of these where there were several; text is left out, numbers stay within their declared bounds.
@@ -76,9 +78,10 @@ class WorldEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
         steps: int | None = None,
         device: torch.device | str | None = None,
+        engine: Mapping[str, Any] | None = None,
     ):
         check_options(max_episode_steps, render_mode)
-        self.stage = Stage(world, starts, steps, device)
+        self.stage = Stage(world, starts, steps, device, engine)
         self.observation_space, self.action_space = self.stage.observation_space, self.stage.action_space
         self.metadata = {**type(self).metadata, "render_fps": self.stage.fps}  # pyright: ignore[reportAttributeAccessIssue]
         self.render_mode, self.max_episode_steps = render_mode, max_episode_steps

@@ -7,7 +7,7 @@ replaced alone: a fresh session takes the place of the old one in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         render_mode: str | None = None,
         steps: int | None = None,
         device: torch.device | str | None = None,
+        engine: Mapping[str, Any] | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ):
         check_options(max_episode_steps, render_mode)
@@ -56,7 +57,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         if autoreset_mode not in (*_MODES, *(m.value for m in _MODES)):
             known = " or ".join(repr(m.value) for m in _MODES)
             raise ConfigError(f"autoreset_mode is {autoreset_mode!r}; a world resets by {known}.")
-        self.stage = Stage(world, starts, steps, device)
+        self.stage = Stage(world, starts, steps, device, engine)
         self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space = self.stage.observation_space

@@ -4,6 +4,7 @@ from .caches import CACHES, FeatureCache
 from .engine import Engine
 from .frame import Frame
 from .precision import Precision
+from .settings import engine_settings
 from .state import State
 
-__all__ = ["CACHES", "Engine", "FeatureCache", "Frame", "Precision", "State"]
+__all__ = ["CACHES", "Engine", "FeatureCache", "Frame", "Precision", "State", "engine_settings"]

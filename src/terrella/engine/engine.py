@@ -17,7 +17,7 @@ from torch import Tensor
 from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.kv_policies import Memory
-from ..nn.slabs import Slabs, StateSpec
+from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..world import World
 from .budget import Budget
 from .caches import FeatureCache, find_cache
@@ -85,32 +85,31 @@ class Engine:
             world = lowered(world, chosen, self.device, self.dtype)
         elif (self.device, self.dtype) != (parameter.device, parameter.dtype):
             world = copied(world).to(device=self.device, dtype=self.dtype)
-        self.world, self.steps, self.exact = world.eval(), steps, exact
+        self.world, self.exact = world.eval(), exact
         for name, weight in world.tokenizers.named_parameters():
             if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
                 raise WorldError(
                     f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
                     "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
                 )
-        self.tokens, found = world.tokens, find_cache(cache, world.tokens, budget_ms is not None)
-        with torch.inference_mode():  # refuse impossible steps now rather than inside a step
-            blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
-            world.decoder.sample(lambda z, noise: blank, blank, steps)
-        counts = [steps]
+        self.tokens, self.cache = world.tokens, find_cache(cache, world.tokens, budget_ms is not None)
+        self.compiled = (compiled,) if isinstance(compiled, int) else tuple(compiled)
+        if any(size < 1 for size in self.compiled) or (exact is not None and {*self.compiled} - {exact}):
+            raise ConfigError(
+                f"compiled is {self.compiled}; batch sizes are at least 1, and an exact engine has only its own."
+            )
+        self._steppers: dict[int, Stepper | CompiledStepper] = {}
+        self._kept: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
+        self.steps, self._budget = world.decoder.steps if steps is None else steps, None
+        self._stepper(self.steps)  # refuse impossible steps now rather than inside a step
         if budget_ms is not None:  # from the best frames to the cheapest
             counts = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
-        self._rungs: Sequence[Stepper | CompiledStepper] = [Stepper(self.world, k, self.dtype, found) for k in counts]
-        self._budget = None if budget_ms is None else Budget(budget_ms, [rung.steps for rung in self._rungs])
-        # What a feature cache remembers from frame to frame.
-        self._kept = {} if found is None else found.slabs(self.tokens, width(world.spec.action), self._rungs[0].steps)
+            self._budget, self.steps = Budget(budget_ms, counts), counts[0]
+        if self.cache is not None:
+            self._kept = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
         self.fused = fused and not self._kept
         self.fingerprint = fingerprint(world, *self._kept)
-        sizes = [compiled] if isinstance(compiled, int) else list(compiled)
-        if any(size < 1 for size in sizes) or (exact is not None and sizes and sizes != [exact]):
-            raise ConfigError(f"compiled is {sizes}; batch sizes are at least 1, and an exact engine has only its own.")
-        if sizes:
-            self._rungs = [CompiledStepper(Stepper(self.world, k, self.dtype, found), sizes) for k in counts]
-            self._warm(sizes)
+        self._warm()
 
     @property
     def weight_bytes(self) -> dict[str, int]:
@@ -150,21 +149,23 @@ class Engine:
         if pad is not None:
             seed, given, seen = seed[pad], given[pad], {k: v[pad] for k, v in seen.items()}
         latent = self.world.encode(seen).to(self.dtype)
-        slabs = self._blank(len(seed))
+        slabs, stepper = self._blank(len(seed)), self._stepper(self.steps)
         for t in range(frames):
-            slabs, _ = self._rungs[0].commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
+            slabs, _ = stepper.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
 
-    def step(self, state: State, actions: np.ndarray | Tensor) -> tuple[State, Frame]:
+    def step(self, state: State, actions: np.ndarray | Tensor, *, steps: int | None = None) -> tuple[State, Frame]:
         """Take one action in every session.
 
-        actions: rows `(B, W)` (see `terrella.actions`). Consumes `state` and returns the next one with its frame.
-        Raises `ActionError` when the actions do not fit and `StateError` for another world's state, before anything is
-        consumed, and `WorldError` when the world predicts numbers that are not finite; `state` is then spent.
+        actions: rows `(B, W)` (see `terrella.actions`). steps: denoising steps of this frame, instead of those that the
+        engine or its budget would take. Consumes `state` and returns the next one with its frame. Raises `ActionError`
+        when the actions do not fit, `ConfigError` for steps that the world cannot take and `StateError` for another
+        world's state, before anything is consumed, and `WorldError` when the world predicts numbers that are not
+        finite; `state` is then spent.
         """
-        return self._advance(state, self._rows(actions, state.batch))
+        return self._advance(state, self._rows(actions, state.batch), steps=steps)
 
     @torch.inference_mode()
     def rollout(self, state: State, actions: np.ndarray | Tensor, *, observe: bool = True) -> tuple[State, Frame]:
@@ -220,18 +221,35 @@ class Engine:
         return replace(own, slabs={**own.slabs, **self._kept})
 
     @torch.inference_mode()
-    def _warm(self, sizes: Sequence[int]) -> None:
-        """Take a step in sessions that nobody will use, so that its graphs are compiled."""
-        for size in sizes:
-            slabs = self._blank(size)
-            row = torch.zeros(size, width(self.world.spec.action), device=self.device)
-            for rung in self._rungs:
-                drawn = rung.draw(slabs, slabs.time, row)
-                slabs, _ = rung.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
+    def _stepper(self, steps: int) -> Stepper | CompiledStepper:
+        """What makes frames of so many denoising steps; raises `ConfigError` where the world cannot."""
+        if steps not in self._steppers:
+            if self._kept and steps != self.steps:
+                raise ConfigError(f"steps is {steps}, but what this engine's cache remembers is of {self.steps} steps.")
+            blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
+            self.world.decoder.sample(lambda z, noise: blank, blank, steps)
+            plain = Stepper(self.world, steps, self.dtype, self.cache)
+            self._steppers[steps] = CompiledStepper(plain, self.compiled) if self.compiled else plain
+        return self._steppers[steps]
 
     @torch.inference_mode()
-    def _advance(self, state: State, row: Tensor, observe: bool = True) -> tuple[State, Frame]:
+    def _warm(self) -> None:
+        """Take a step in sessions that nobody will use, so that its graphs are compiled."""
+        counts = [self.steps] if self._budget is None else self._budget.steps
+        for size, steps in itertools.product(self.compiled, counts):
+            stepper, slabs = self._stepper(steps), self._blank(size)
+            row = torch.zeros(size, width(self.world.spec.action), device=self.device)
+            drawn = stepper.draw(slabs, slabs.time, row)
+            slabs, _ = stepper.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
+
+    @torch.inference_mode()
+    def _advance(
+        self, state: State, row: Tensor, observe: bool = True, steps: int | None = None
+    ) -> tuple[State, Frame]:
         self._require_own(state)
+        budget = self._budget if steps is None else None
+        if steps is not None:
+            self._stepper(steps)
         batch, seeds, slabs = state.batch, state.seeds, state.slabs
         few, back, twins = self._padding(batch), None, None
         if few is not None:
@@ -240,8 +258,8 @@ class Engine:
             few, back, twins = found
         if few is not None:
             slabs, seeds, row = slabs.select(few), seeds[few], row[few]
-        began, rung = time.perf_counter(), 0 if self._budget is None else self._budget.choose(len(row))
-        stepper = self._rungs[rung]
+        began, rung = time.perf_counter(), 0 if budget is None else budget.choose(len(row))
+        stepper = self._stepper(steps or (self.steps if budget is None else budget.steps[rung]))
         drawn = stepper.draw(slabs, seeds, row, observe)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
         after, outcome = stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
@@ -249,8 +267,8 @@ class Engine:
         if back is not None:
             after = after.select(back)
         frame = bring(self.world, drawn, outcome, back)
-        if self._budget is not None:
-            self._budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
+        if budget is not None:
+            budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
             frame.info["steps"] = np.full(batch, stepper.steps)
         return State(after, state.seeds, state.world, twins), frame
 
@@ -261,7 +279,7 @@ class Engine:
             state, frame = self._advance(state, rows.pop(0), observe)
             frames.append(frame)
         seeds, slabs = state.seeds, state.slabs
-        stepper = self._rungs[0]
+        stepper = self._stepper(self.steps)
         drawn = stepper.draw(slabs, seeds, rows[0], observe)
         state.take()
         for row, after in itertools.pairwise(rows):

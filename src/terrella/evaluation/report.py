@@ -222,5 +222,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _provenance(report: dict[str, Any]) -> dict[str, Any]:
     return {
-        k: report.get(k) for k in ("version", "commit", "hardware", "seed", "steps", "context", "skipped", "seconds")
+        k: report.get(k)
+        for k in ("version", "commit", "hardware", "seed", "steps", "engine", "context", "skipped", "seconds")
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..data import Dataset, Policy
-from ..engine import Engine
+from ..engine import Engine, engine_settings
 from ..errors import ConfigError, SpecError
 from ..spec import EnvSpec, WorldSpec
 from ..world import World
@@ -44,6 +44,7 @@ def evaluate(
     seed: int = 0,
     steps: int | None = None,
     device: str | None = None,
+    engine: Mapping[str, Any] | None = None,
     long: int = 512,
     out: str | Path | None = None,
     progress: bool = True,
@@ -54,8 +55,9 @@ def evaluate(
     the truth. episodes: futures compared. horizons: steps after the context at which frames are compared. context:
     actions shown to the world before; default as many as its recorded starts have. lead: contexts begin at
     a random one of an episode's first `lead` steps (0: at its reset). policy: who acts, as in `record`. steps:
-    denoising steps, default the world's own. device: where to run, default where the world is. long: frames of the free
-    rollout, 0 for none. out: a folder for `report.json` and `report.html`.
+    denoising steps, default the world's own. device: where to run, default where the world is. engine: more settings of
+    the `Engine`, by name. long: frames of the free rollout, 0 for none. out: a folder for `report.json` and
+    `report.html`.
 
     Returns the report as JSON values: for each stream of `report["streams"]` the errors by horizon with 95 % intervals
     and raw values, `copy_last`, `floor`, `ceiling`, `other_episode`, `skill`, `action_ratio`; then `events`, `speed`,
@@ -64,7 +66,7 @@ def evaluate(
     """
     loaded = world if isinstance(world, World) else World.load(world)
     return measure(
-        Engine(loaded, steps=steps, device=device),
+        Engine(loaded, **engine_settings(engine, steps=steps, device=device)),
         loaded.spec,
         env,
         name=loaded.name,
@@ -76,6 +78,7 @@ def evaluate(
         policy=policy,
         seed=seed,
         steps=steps,
+        engine=engine,
         long=long,
         out=out,
         progress=progress,
@@ -101,6 +104,7 @@ def measure(
     policy: str | Policy = POLICY,
     seed: int = 0,
     steps: int | None = None,
+    engine: Mapping[str, Any] | None = None,
     long: int = 512,
     speed: bool = True,
     out: str | Path | None = None,
@@ -152,6 +156,7 @@ def measure(
         "lead": lead,
         "seed": seed,
         "steps": steps,
+        "engine": {name: str(value) for name, value in (engine or {}).items()},
         "streams": gathered.tables(),
         "action_differs": gathered.differing(),
         "events": gathered.events(),

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine import engine_settings
 from ..errors import ServingError
 from ..world import World
 from .catalogue import Catalogue
@@ -39,6 +40,7 @@ def create_app(
     truth: bool = True,
     steps: int | None = None,
     device: str = "cpu",
+    engine: Mapping[str, Any] | None = None,
     token: str | None = None,
     local: bool = True,
     gallery: bool = False,
@@ -47,7 +49,8 @@ def create_app(
     """Build the application for one world, or for several by name; the first is shown first.
 
     `truth` runs the true environment beside a world where it is installed. `steps` are denoising steps a frame.
-    `device` is where worlds that are given by name or path run. `token` must be given by every client. `local` answers
+    `device` is where worlds that are given by name or path run. `engine` are more settings of their `Engine`, by name,
+    such as `precision` or `budget_ms`. `token` must be given by every client. `local` answers
     only to names of this machine. `gallery` adds the worlds that ship with the package, loaded when asked for. Raises
     what `World.load` raises for the first world, and `ServingError` when there is nothing to serve.
     """
@@ -62,7 +65,7 @@ def create_app(
     from .connection import Connection
 
     limits = limits or Limits()
-    catalogue = Catalogue(_named(worlds, gallery=gallery), steps=steps, device=device)
+    catalogue = Catalogue(_named(worlds, gallery=gallery), device=device, settings=engine_settings(engine, steps=steps))
     catalogue.get(catalogue.names[0])  # a wrong path should be said here, not on the page
     thread = EngineThread(catalogue, limits, truth=truth)
     connections: set[Any] = set()
@@ -131,6 +134,7 @@ def serve(
     truth: bool = True,
     steps: int | None = None,
     device: str = "cpu",
+    engine: Mapping[str, Any] | None = None,
     token: str | None = None,
     gallery: bool = True,
     on_ready: Callable[[str], None] | None = None,
@@ -144,7 +148,14 @@ def serve(
     """
     check_binding(host, token)
     app = create_app(
-        world, truth=truth, steps=steps, device=device, token=token, local=is_loopback(host), gallery=gallery
+        world,
+        truth=truth,
+        steps=steps,
+        device=device,
+        engine=engine,
+        token=token,
+        local=is_loopback(host),
+        gallery=gallery,
     )
     server = create_server(app, host=host, port=port)
     try:

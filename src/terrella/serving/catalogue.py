@@ -14,25 +14,23 @@ import numpy as np
 from ..config import to_json
 from ..dynamics import Dynamics, Flow, FlowWedge
 from ..engine import Engine
-from ..errors import ConfigError, ServingError, did_you_mean
+from ..errors import ServingError, did_you_mean
 from ..spec import WorldSpec
 from ..world import GALLERY, World
 from .truth import Truth
 
-POWERS = (1, 2, 4, 8, 16, 32)  # numbers of denoising steps to offer
 CARD_LENGTH = 20_000  # characters shown
 CONTEXT = 4  # transitions before the first frame, for a world without recorded starts
 
 
 @dataclass
 class Served:
-    """A loaded world and its engines, one for each number of denoising steps that somebody asked for."""
+    """A loaded world and its engine. settings: of the engine, by name."""
 
     name: str
     world: World
-    steps: int | None = None
     card: str = ""
-    _engines: dict[int | None, Engine] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> WorldSpec:
@@ -44,29 +42,15 @@ class Served:
         """Transitions that a start gives it."""
         return self.world.starts.actions.shape[1] if self.world.starts is not None else CONTEXT
 
-    def engine(self, steps: int | None = None) -> Engine:
-        """The engine that takes `steps` denoising steps a frame (none: the server's choice, else the world's)."""
-        steps = steps or self.steps
-        if steps not in self._engines:
-            self._engines[steps] = Engine(self.world, steps=steps)
-        return self._engines[steps]
-
     @cached_property
-    def step_choices(self) -> tuple[int, ...]:
-        """The numbers of denoising steps that this world can take."""
-        possible = []
-        for steps in POWERS:
-            try:
-                self.engine(steps)
-            except ConfigError:
-                continue
-            possible.append(steps)
-        return tuple(possible)
+    def engine(self) -> Engine:
+        """What runs all of its sessions."""
+        return Engine(self.world, **self.settings)
 
     @cached_property
     def map(self) -> dict[str, Any] | None:
         """The form of the map that the world remembers by, as `Opened` tells it; None where memory is no map."""
-        engine = self.engine()
+        engine = self.engine
         dynamics = engine.world.dynamics
         drawn = dynamics.picture(dynamics.init(1, engine.device, engine.dtype))
         if drawn is None:
@@ -104,8 +88,8 @@ class Served:
             "keys": to_json(spec.keys),
             "noop": None if spec.noop is None else list(spec.noop),
             "fps": spec.fps,
-            "steps": self.steps or self.world.decoder.steps,
-            "step_choices": list(self.step_choices),
+            "steps": self.engine.steps,
+            "step_choices": list(self.world.decoder.choices),
             "map": self.map,
             "parameters": sum(p.numel() for p in self.world.parameters()),
             "card": self.world.card,
@@ -117,12 +101,16 @@ class Catalogue:
     """Worlds by name, loaded when first asked for."""
 
     def __init__(
-        self, worlds: Mapping[str, World | str | Path], *, steps: int | None = None, device: str = "cpu"
+        self,
+        worlds: Mapping[str, World | str | Path],
+        *,
+        device: str = "cpu",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if not worlds:
             raise ServingError("there is no world to serve; pass at least one.")
         self._sources = dict(worlds)
-        self._steps, self._device = steps, device
+        self._device, self._settings = device, settings or {}
         self._served: dict[str, Served] = {}
 
     @property
@@ -137,9 +125,9 @@ class Catalogue:
         if name not in self._served:
             source = self._sources[name]
             if isinstance(source, World):
-                self._served[name] = Served(name, source, self._steps)
+                self._served[name] = Served(name, source, "", self._settings)
             else:
-                self._served[name] = Served(name, World.load(source, self._device), self._steps, _card(source))
+                self._served[name] = Served(name, World.load(source, self._device), _card(source), self._settings)
         return self._served[name]
 
 

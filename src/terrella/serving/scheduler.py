@@ -312,8 +312,7 @@ class EngineThread:
 
     def _set(self, player: Player, message: Set) -> None:
         if message.steps is not None:
-            player.session.served.engine(message.steps)
-            player.session.steps = message.steps
+            player.session.set_steps(message.steps)
         if message.fps is not None:
             player.set_fps(message.fps, time.monotonic())
         player.stop_at_end = player.stop_at_end if message.stop_at_end is None else message.stop_at_end

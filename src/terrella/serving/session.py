@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine import State
-from ..errors import ServingError
+from ..errors import ConfigError, ServingError
 from .catalogue import Served
 from .protocol import Limits
 from .truth import Mark, TrueFrame, Truth
@@ -73,7 +73,7 @@ class Session:
     ) -> None:
         self.served = served
         self.truth = truth
-        self.steps = steps
+        self.set_steps(steps)
         self.notice = ""
         self.sound = True
         self._limits = limits
@@ -92,10 +92,17 @@ class Session:
             observations, rows = self.served.recorded(seed)
         return self._start(0, observations, rows)
 
+    def set_steps(self, steps: int | None) -> None:
+        """Take so many denoising steps from now on (None: the engine's choice); raises `ConfigError` if it cannot."""
+        choices = self.served.world.decoder.choices
+        if steps is not None and steps not in choices:
+            raise ConfigError(f"steps is {steps}; {self.served.name!r} takes {', '.join(map(str, choices))}.")
+        self.steps = steps
+
     def advance(self, row: np.ndarray) -> Shot:
         """Give one flat action row and return the next shot."""
         shot = self._step(row, self.steps)
-        self._log.append((row, self.steps))
+        self._log.append((row, self._taken))  # what a budget has chosen, too: a rewind gives the same frames
         if shot.frame % self._limits.keyframe_every == 0:
             self._remember()
         return shot
@@ -142,7 +149,7 @@ class Session:
 
     def memory(self) -> np.ndarray | None:
         """Draw what the world remembers at the present frame, uint8 `(h, w, 1)`; None where memory is no map."""
-        maps = self.served.engine(self.steps).picture(self._state)
+        maps = self.served.engine.picture(self._state)
         return None if maps is None else maps[0, :, :, None]
 
     @property
@@ -157,9 +164,8 @@ class Session:
             self.truth = None
 
     def _start(self, frame: int, observations: dict[str, np.ndarray], rows: np.ndarray) -> Shot:
-        engine = self.served.engine(self.steps)
         self.sound = False
-        self._state = engine.start(observations, rows if rows.shape[1] else None, seeds=[self.seed])
+        self._state = self.served.engine.start(observations, rows if rows.shape[1] else None, seeds=[self.seed])
         seen = {name: observations[name][0, -1] for name in self.served.spec.modelled}
         score = self.shot.score if frame else 0.0
         self.shot = Shot(frame, seen, score=score, truth=self.truth.frame if self.truth else None)
@@ -168,8 +174,9 @@ class Session:
         return self.shot
 
     def _step(self, row: np.ndarray, steps: int | None) -> Shot:
-        engine, self.sound = self.served.engine(steps), False
-        self._state, frame = engine.step(self._state, np.asarray(row, np.float32)[None])
+        self.sound = False
+        self._state, frame = self.served.engine.step(self._state, np.asarray(row, np.float32)[None], steps=steps)
+        self._taken = int(frame.info["steps"][0]) if "steps" in frame.info else steps
         seen = {name: np.asarray(frame.observation[name][0]) for name in self.served.spec.modelled}
         reward, end = float(frame.reward[0]), float(frame.terminated[0])
         true = None
