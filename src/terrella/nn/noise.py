@@ -17,14 +17,8 @@ SAMPLE, CONTEXT = 1, 2  # purposes: what the noise is for
 
 def keyed_normal(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:
     """Draw `count` standard normal numbers for each key: int64 seeds `(B,)`, frames `(B,)` -> float32 `(B, count)`."""
-    key = _mix(_mix(_mix(seeds) ^ frames) ^ purpose)
-    half = (count + 1) // 2
-    index = torch.arange(2 * half, device=seeds.device)
-    bits = _mix(key[:, None] + index * _wrap(0x9E3779B97F4A7C15))
-    uniform = ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
-    radius = (-2 * torch.log1p(-uniform[:, :half])).sqrt()
-    angle = 2 * math.pi * uniform[:, half:]
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].float()
+    draw = _opaque if torch.compiler.is_compiling() else _draw
+    return draw(seeds, frames, purpose, count)
 
 
 def chance(generator: torch.Generator) -> float:
@@ -45,3 +39,26 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift(x, 30)) * _wrap(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _wrap(0x94D049BB133111EB)
     return x ^ _shift(x, 31)
+
+
+def _draw(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:
+    key = _mix(_mix(_mix(seeds) ^ frames) ^ purpose)
+    half = (count + 1) // 2
+    index = torch.arange(2 * half, device=seeds.device)
+    bits = _mix(key[:, None] + index * _wrap(0x9E3779B97F4A7C15))
+    uniform = ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+    radius = (-2 * torch.log1p(-uniform[:, :half])).sqrt()
+    angle = 2 * math.pi * uniform[:, half:]
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].float()
+
+
+@torch.library.custom_op("terrella::keyed_normal", mutates_args=())
+def _opaque(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:
+    # A compiler folds index x constant into a number without end, where 64 bits would wrap around.
+    return _draw(seeds, frames, purpose, count)
+
+
+@_opaque.register_fake
+def _(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:
+    del frames, purpose
+    return torch.empty(len(seeds), count, device=seeds.device)
