@@ -1,0 +1,1 @@
+"""Search and reasoning: what a world or a puzzle asks for, found by trying."""

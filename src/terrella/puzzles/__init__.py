@@ -1,0 +1,6 @@
+"""Puzzles on a grid with one solution each, made from a seed, to train and test reasoners on."""
+
+from .base import Puzzles
+from .mazes import mazes
+
+__all__ = ["Puzzles", "mazes"]
