@@ -5,7 +5,8 @@ One application moves a latent z under an input u:
     z <- damping * z + (1 - damping) * f(z + u) + noise * e,        e ~ N(0, 1)
 
 Its residual is the size of f(z + u) - z, which costs nothing more. If f has Lipschitz constant l < 1 around a fixed
-point z*, then |z - z*| <= |f(z + u) - z| / (1 - l): a small residual certifies convergence, though not that z* is right.
+point z*, then |z - z*| <= |f(z + u) - z| / (1 - l): a small residual certifies convergence, though not that z* is
+right.
 
 Ref: Equilibrium Reasoners, arXiv 2605.21488, the latent update and the bound of the section on theory; Bai et al., Deep
 equilibrium models, arXiv 1909.01377. Differs: rows stop by their residual, where the published code has a learned halt
@@ -122,7 +123,7 @@ def normal(like: Tensor, generator: Random) -> Tensor:
 
 
 def truncated(noise: Tensor, bound: float = 2.0) -> Tensor:
-    """Turn standard normal numbers into normal ones cut off at `bound` deviations and widened to unit variance again."""
+    """Turn standard normal numbers into ones cut off at `bound` deviations and widened to unit variance again."""
     edge = torch.tensor(bound, dtype=torch.float64)
     inside = float(torch.erf(edge / 2**0.5))
     spread = (1 - 2 * float(edge * torch.exp(-(edge**2) / 2)) / (2 * torch.pi) ** 0.5 / inside) ** 0.5

@@ -2,11 +2,11 @@
 
     h <- norm(h + Mixer(h));  h <- norm(h + SwiGLU(h))
 
-The norms have no gain and nothing has a bias, so each token leaves with a root mean square of one: a block can be applied
-to its own output without end.
+The norms have no gain and nothing has a bias, so each token leaves with a root mean square of one: a block can be
+applied to its own output without end.
 
-Ref: Equilibrium Reasoners, arXiv 2605.21488 (the block; SwiGLU across tokens, attention). Differs: rotary positions have
-two axes, and there is a convolution, which knows no grid size and costs least on a processor.
+Ref: Equilibrium Reasoners, arXiv 2605.21488 (the block; SwiGLU across tokens, attention). Differs: rotary positions
+have two axes, and there is a convolution, which knows no grid size and costs least on a processor.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class RowNoise:
 
 
 def row_keys(rows: Tensor, seed: int | Tensor = 0) -> Tensor:
-    """Hash integers `(..., n)` and a seed to int64 keys `(...)`: equal rows have equal keys, others almost surely not."""
+    """Hash integers `(..., n)` and a seed to int64 keys `(...)`; different rows almost surely have different keys."""
     place = _mix(torch.arange(rows.shape[-1], device=rows.device) + 1)
     return _mix(_mix(rows.long() + place).sum(-1) ^ (_mix(torch.as_tensor(seed, device=rows.device))))
 

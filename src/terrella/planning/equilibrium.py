@@ -7,9 +7,10 @@
 Because f is the same at every application, more iterations at test time than in training are allowed; random starts and
 noise on the path teach it to come to the right rest from anywhere, so that more of them also help.
 
-Ref: Equilibrium Reasoners, arXiv 2605.21488 (two latents, random starts, path noise, truncated gradient); Tiny recursive
-models, arXiv 2510.04871. Differs: the halt logit reads the mean token instead of the first, which a convolution leaves
-blind to far corners; a fixed start is drawn once and saved with the weights; mixers as in `nn/mixers.py`.
+Ref: Equilibrium Reasoners, arXiv 2605.21488 (two latents, random starts, path noise, truncated gradient); Tiny
+recursive models, arXiv 2510.04871. Differs: the halt logit reads the mean token instead of the first, which a
+convolution leaves blind to far corners; a fixed start is drawn once and saved with the weights; mixers as in
+`nn/mixers.py`.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     loss = mean over rows of [ mean over tokens of the cross-entropy + halt_weight BCE(q, 1 if all tokens are right) ]
 
-The latents of a batch are carried from step to step without gradient and go on under the new weights. A row that made all
-its segments, or whose halt logit q says so, gets a fresh puzzle and a fresh start, so that rows differ in age and early
-and late iterations train together.
+The latents of a batch are carried from step to step without gradient and go on under the new weights. A row that made
+all its segments, or whose halt logit q says so, gets a fresh puzzle and a fresh start, so that rows differ in age and
+early and late iterations train together.
 
 Ref: Equilibrium Reasoners, arXiv 2605.21488 (segmented online training, stablemax, halting); Prieto et al., arXiv
-2501.04697 (stablemax); Everett et al., arXiv 2407.05872 (AdamAtan2). Differs: the rate falls over the last half, so that a
-budget's end is a good place to stop; the average of weights has a memory that grows with training.
+2501.04697 (stablemax); Everett et al., arXiv 2407.05872 (AdamAtan2). Differs: the rate falls over the last half, so
+that a budget's end is a good place to stop; the average of weights has a memory that grows with training.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def train_reasoner(
     """Train a reasoner on puzzles.
 
     out: folder for `reasoner.safetensors`, a checkpoint and logs; None keeps all in memory. budget: `10m`, `90s` or
-    `5000steps`. config: by default a small one for these puzzles. held_out: looked at now and then, for the record alone.
-    resume: go on from the checkpoint in `out`; with a budget in steps the weights come out as if never stopped.
+    `5000steps`. config: by default a small one for these puzzles. held_out: looked at now and then, for the record
+    alone. resume: go on from the checkpoint in `out`; with a budget in steps the weights come out as if never stopped.
 
     Raises `ConfigError`, and `TrainingError`, also when `out` holds a finished reasoner.
     """
@@ -98,7 +98,9 @@ def train_reasoner(
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
         reasoner = Reasoner(wanted).to(where)
-    run = _Run(reasoner, training or ReasonerTraining(), puzzles, held_out, Budget.parse(budget), seed, folder, progress)
+    run = _Run(
+        reasoner, training or ReasonerTraining(), puzzles, held_out, Budget.parse(budget), seed, folder, progress
+    )
     with run.journal:
         if resume:
             run.resume()

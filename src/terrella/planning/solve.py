@@ -67,8 +67,8 @@ def solve(
     """Answer problems, integers `(B, h, w)`.
 
     iters: iterations at most. tol: a row whose residual falls below it rests; 0 lets all run. damping, noise: None is
-    as trained; noise 0 makes residuals sharper. select: see `choose`. rows: starts computed at once, which bounds memory
-    and changes nothing else. The same seed gives the same answers, in any company within rounding.
+    as trained; noise 0 makes residuals sharper. select: see `choose`. rows: starts computed at once, which bounds
+    memory and changes nothing else. The same seed gives the same answers, in any company within rounding.
 
     Raises `ConfigError` for settings that make no sense, `PuzzleError` for problems of another shape.
     """
@@ -84,9 +84,7 @@ def solve(
     return Solution(answers, chosen, candidates, residuals, votes, halt, steps, halted, costs)
 
 
-def launch(
-    reasoner: Reasoner, problems: Tensor, starts: int = 1, seed: int = 0
-) -> tuple[Tensor, Problem, RowNoise]:
+def launch(reasoner: Reasoner, problems: Tensor, starts: int = 1, seed: int = 0) -> tuple[Tensor, Problem, RowNoise]:
     """Begin problems int64 `(B, h, w)` from S starts each: latents `(B S, 2, N, D)`, the problems, their noise."""
     keys = row_keys(problems.flatten(1), seed)[:, None, None]  # a problem's noise is its own wherever it stands
     start = torch.arange(starts, device=problems.device)[None, :, None].expand(len(problems), -1, 1)
@@ -132,9 +130,7 @@ def _solve(
     return candidates, *(part.view(shape) for part in (trace.last(LAST), halt, trace.steps, trace.halted))
 
 
-def _require(
-    reasoner: Reasoner, starts: int, select: str, rows: int, noise: float | None, cost: Cost | None
-) -> None:
+def _require(reasoner: Reasoner, starts: int, select: str, rows: int, noise: float | None, cost: Cost | None) -> None:
     if starts < 1 or rows < 1:
         raise ConfigError(f"starts is {starts} and rows {rows}; expected counts from 1 on.")
     if select not in ("residual", "vote", "cost") or (select == "cost") > (cost is not None):

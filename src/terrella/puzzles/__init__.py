@@ -2,5 +2,6 @@
 
 from .base import Puzzles
 from .mazes import mazes
+from .sudoku import sudokus
 
-__all__ = ["Puzzles", "mazes"]
+__all__ = ["Puzzles", "mazes", "sudokus"]

@@ -50,6 +50,16 @@ class Puzzles:
         return self.augment(self.tokens[index], self.answers[index], rng)
 
 
+def flat_rows(grids: np.ndarray) -> np.ndarray:
+    """View grids `(B, h, w)`, none of them included, as rows `(B, h w)`."""
+    return grids.reshape(len(grids), grids.shape[1] * grids.shape[2])
+
+
+def draws(count: int, split: Split) -> int:
+    """Say how many puzzles to draw at random for about `count` of a split."""
+    return max(16, 2 * count * (TEST_SHARE if split == "test" else 1))
+
+
 def in_split(keys: list[bytes], split: Split) -> np.ndarray:
     """Say which keys belong to a split, bool `(N,)`.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PuzzleError
-from .base import Puzzles, Split, in_split
+from .base import Puzzles, Split, draws, flat_rows, in_split
 
 WALL, OPEN, START, GOAL = range(4)
 BATCH = 1024
@@ -43,7 +43,7 @@ def mazes(
     seen: set[bytes] = set()
     idle = 0
     while len(seen) < count:
-        tokens, answers, steps = _batch(min(BATCH, max(64, 2 * (count - len(seen)))), side, (least, most), rng)
+        tokens, answers, steps = _batch(min(BATCH, draws(count - len(seen), split)), side, (least, most), rng)
         keys = canonical(tokens)
         fresh = []
         for i in np.flatnonzero(in_split(keys, split)):
@@ -64,13 +64,13 @@ def mazes(
 def turn(tokens: np.ndarray, answers: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Turn and mirror each maze of a batch `(B, n, n)` at random, its answer with it."""
     table = _symmetries(tokens.shape[-1])[rng.integers(8, size=len(tokens))]
-    flat = [np.take_along_axis(grid.reshape(len(grid), -1), table, 1) for grid in (tokens, answers)]
+    flat = [np.take_along_axis(flat_rows(grid), table, 1) for grid in (tokens, answers)]
     return flat[0].reshape(tokens.shape), flat[1].reshape(answers.shape)
 
 
 def canonical(tokens: np.ndarray) -> list[bytes]:
     """Return a key for each maze `(B, n, n)`: the least of its 8 images, read row by row."""
-    flat = tokens.reshape(len(tokens), -1)
+    flat = flat_rows(tokens)
     images = np.ascontiguousarray(flat[:, _symmetries(tokens.shape[-1])] + 1)  # no zeros: they would end a string
     return [bytes(key) for key in np.sort(images.view(f"S{flat.shape[1]}")[..., 0], 1)[:, 0]]
 
@@ -106,7 +106,7 @@ def _batch(
     back = distances(free, goal)
     answers = (free & (away + back == steps[:, None, None])).astype(np.uint8)
     tokens = np.where(free, OPEN, WALL).astype(np.uint8)
-    flat, rows = tokens.reshape(len(tokens), -1), np.arange(len(tokens))
+    flat, rows = flat_rows(tokens), np.arange(len(tokens))
     flat[rows, start], flat[rows, goal] = START, GOAL
     return tokens, answers, steps
 
@@ -147,7 +147,7 @@ def distances(free: np.ndarray, start: np.ndarray) -> np.ndarray:
     away = np.full(room.shape, -1, np.int16)
     unseen, steps = room.reshape(-1), away.reshape(-1)  # views
     row, column = divmod(start, free.shape[2])
-    front = np.arange(len(free)) * room[0].size + (row + 1) * wide + column + 1
+    front = np.arange(len(free)) * room.shape[1] * wide + (row + 1) * wide + column + 1
     step = 0
     while len(front):  # few tokens of each maze: a tree is as wide as it has ends
         steps[front], unseen[front] = step, False
@@ -159,7 +159,7 @@ def distances(free: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 def _any(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Choose one true place of each row `(B, n, n)`, as a flat index `(B,)`."""
-    flat = mask.reshape(len(mask), -1)
+    flat = flat_rows(mask)
     return (flat * (rng.random(flat.shape) + 1e-9)).argmax(1)
 
 
