@@ -182,6 +182,36 @@ def test_random_starts_and_noise_switch_off_exactly():
     assert noisy.residuals[0, 0] != noisy.residuals[0, 1]
 
 
+def test_solving_stops_each_start_by_its_residual():
+    torch.manual_seed(2)
+    reasoner, problems = Reasoner(SMALL).double(), torch.randint(4, (3, 3, 3))
+    ran = solve(reasoner, problems, iters=1, starts=2)
+    at_once = solve(reasoner, problems, iters=8, starts=2, tol=10.0)
+    assert (at_once.steps == 1).all()
+    assert at_once.halted.all()
+    assert torch.equal(at_once.candidates, ran.candidates)
+    tol = float(ran.residuals.median())
+    some = solve(reasoner, problems, iters=8, starts=2, tol=tol)
+    early = ran.residuals < tol
+    assert torch.equal(some.steps == 1, early)
+    assert early.any()
+    assert torch.equal(some.residuals[early], ran.residuals[early])  # noise goes on around a row that rests
+    assert not solve(reasoner, problems, iters=2, starts=2).halted.any()
+
+
+@pytest.mark.parametrize("mixer", ["conv", "attention", "tokens"])
+def test_latents_stay_in_float32_beside_lower_precision(mixer):
+    reasoner = Reasoner(replace(SMALL, mixer=mixer, heads=2, tokens=9))
+    problem = reasoner.enter(torch.zeros(2, 3, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        z, gap = reasoner.think(reasoner.begin(problem.x), problem)
+        logits, halt = reasoner.read(z)
+        loss = segment_loss(logits, halt, torch.zeros(2, 9, dtype=torch.int64), 0.5)
+    loss.backward()
+    assert z.dtype == gap.dtype == loss.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in reasoner.parameters())
+
+
 def test_convolution_sees_the_grid_as_it_lies():
     mixer = ConvMixer(2)
     h = torch.zeros(1, 12, 2)

@@ -259,6 +259,14 @@ def test_what_sudokus_cannot_be_is_refused(monkeypatch):
         sudokus(1, 4, guesses=5.0, steps=1)
 
 
+def test_batches_may_be_empty():
+    nothing = np.zeros((0, 9, 9), np.uint8)
+    rng = np.random.default_rng(0)
+    assert search(nothing).count.shape == (0,)
+    assert fingerprints(nothing, nothing > 0) == []
+    assert climb(minimal(nothing, rng), nothing, 1.0, 2, rng, 0)[0].shape == (0, 9, 9)
+
+
 def test_violations_count_what_is_wrong():
     rng = np.random.default_rng(0)
     wholes = solutions(2, 6, rng)

@@ -134,7 +134,7 @@ def trees(count: int, rooms: int, rng: np.random.Generator) -> np.ndarray:
         who, a, b = rows[go], here[go], there[go]
         stack[who, depth[go]] = b
         visited[who, b] = True
-        (r0, c0), (r1, c1) = divmod(a, wide), divmod(b, wide)
+        (r0, c0), (r1, c1) = np.divmod(a, wide), np.divmod(b, wide)
         free[who, (r0 + r1 - 2) * side + c0 + c1 - 2] = True  # the door, half-way between two rooms
         free[who, 2 * (r1 - 1) * side + 2 * (c1 - 1)] = True
     return free.reshape(count, side, side)
@@ -146,7 +146,7 @@ def distances(free: np.ndarray, start: np.ndarray) -> np.ndarray:
     room = np.pad(free, ((0, 0), (1, 1), (1, 1)))
     away = np.full(room.shape, -1, np.int16)
     unseen, steps = room.reshape(-1), away.reshape(-1)  # views
-    row, column = divmod(start, free.shape[2])
+    row, column = np.divmod(start, free.shape[2])
     front = np.arange(len(free)) * room.shape[1] * wide + (row + 1) * wide + column + 1
     step = 0
     while len(front):  # few tokens of each maze: a tree is as wide as it has ends

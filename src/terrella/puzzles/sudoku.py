@@ -30,14 +30,14 @@ RATED_WITH = 1_000_003  # apart from the seeds of puzzles, so that a rating's is
 
 
 def sudokus(
-    count: int, side: int = 6, *, seed: int = 0, guesses: float = 0.0, steps: int = 2000, split: Split = "train"
+    count: int, side: int = 6, *, seed: int = 0, guesses: float = 0.0, steps: int = 500, split: Split = "train"
 ) -> Puzzles:
     """Make `count` minimal puzzles with one solution each, no two of them images of one another.
 
     Tokens are 0 for an open cell and digits; answers are digits less one. guesses: climb until the rating while
     climbing is at least that; `ratings` are of fresh isomorphs, a little lower on the whole. steps: of the climb at
-    most; a puzzle that does not arrive is left out. split: by the puzzle, at 9 x 9 by the solution, images included.
-    Raises `PuzzleError` for what cannot be made.
+    most; of each batch the half that arrives first is taken. split: by the puzzle, at 9 x 9 by the solution, images
+    included. Raises `PuzzleError` for what cannot be made.
 
     Climbing is slow in Python: 9 x 9 with more than a few guesses takes seconds to minutes a puzzle.
     """
@@ -54,7 +54,7 @@ def sudokus(
             wholes = wholes[in_split(fingerprints(wholes), split)]
         tokens = minimal(wholes, rng)
         if guesses:
-            tokens, arrived = climb(tokens, wholes, guesses, steps, rng)
+            tokens, arrived = climb(tokens, wholes, guesses, steps, rng, len(tokens) // 2)
             tokens, wholes = tokens[arrived], wholes[arrived]
         keys = fingerprints(wholes, tokens > 0)
         belongs = np.ones(len(keys), bool) if side == 9 else in_split(keys, split)
@@ -104,13 +104,21 @@ def minimal(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def climb(
-    tokens: np.ndarray, wholes: np.ndarray, guesses: float, steps: int, rng: np.random.Generator
+    tokens: np.ndarray,
+    wholes: np.ndarray,
+    guesses: float,
+    steps: int,
+    rng: np.random.Generator,
+    enough: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make minimal puzzles `(B, n, n)` with solutions `wholes` harder: the puzzles, and which reached `guesses`."""
+    """Make minimal puzzles `(B, n, n)` with solutions `wholes` harder: the puzzles, and which reached `guesses`.
+
+    enough: stop when so many have; the slowest of a batch take many times as long as most.
+    """
     tokens, rating = tokens.copy(), _rate_afresh(tokens, rng)
     for _ in range(steps):
         (rows,) = np.nonzero(rating < guesses)
-        if not len(rows):
+        if not len(rows) or len(tokens) - len(rows) >= (len(tokens) if enough is None else max(1, enough)):
             break
         trial = minimal(_unique(_drop(tokens[rows], rng), wholes[rows], rng), rng)
         theirs = _rate_afresh(trial, rng)

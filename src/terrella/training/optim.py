@@ -81,7 +81,7 @@ class AdamAtan2(torch.optim.Optimizer):
     """Adam without an epsilon: p <- p (1 - lr wd) - 1.27 lr atan2(m, sqrt v), with m and v corrected for their start.
 
     The step depends on the ratio of m to sqrt v alone, however small the gradient; 1.27 makes the largest step 2 lr.
-    Ref: Everett et al., arXiv 2407.05872, section 4.3 and appendix (Adam-atan2).
+    Ref: Everett et al., arXiv 2407.05872 (Adam-atan2).
     """
 
     def __init__(
