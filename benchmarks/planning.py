@@ -216,7 +216,8 @@ def trained(name: str, task: Task, seed: int, options: argparse.Namespace) -> Wo
     path = options.out / f"{name}-{seed}-{options.train}-{options.preset}"
     if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
         return World.load(path, options.device or "cpu")
-    data = recorded(task.env, options.record or task.steps, options.out, seed=0)
+    longest = TASKS[name].limit  # more beginnings, and nothing that no episode here reaches
+    data = recorded(task.env, options.record or task.steps, options.out, seed=0, max_episode_steps=longest)
     settings = {"budget": options.train, "preset": options.preset, "seed": seed, "device": options.device}
     return terrella.train(data, path, **settings)
 

@@ -1,7 +1,12 @@
 """Planners against what is known: Riccati, exhaustive search, limits in closed form; then the real engine."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -618,3 +623,14 @@ def test_a_true_future_ends_as_the_episode_does():
 
 class Unsaved(gym.Env):
     observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+
+def test_the_example_of_the_page_runs(tmp_path):
+    page = (Path(__file__).parent.parent / "docs/planning.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    short = example.replace("steps=3000", "steps=600").replace('"20s"', '"4steps", preset="debug", device="cpu"')
+    script = tmp_path / "example.py"
+    script.write_text(short.replace("steps=200", "steps=3") + "\nassert plan.actions.shape == (2, 12, 1)\n")
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
