@@ -207,11 +207,10 @@ class Planner(ABC):
 
         engine: an `Engine`, with a state of it, or a simulator with the same surface. objective: what to minimise.
         start: a plan to begin from (`Plan.shifted` of the last one); it is the first candidate, without it the middle
-        of the action space is. seed: of the candidates, with each session's own seed and time: equal states get equal
-        plans. budget_steps: instead of
-        `iterations`, go on until so many evaluations of the model (frames times denoising steps) are spent on each
-        problem; never more. budget_ms: go on while another iteration as slow as the slowest would fit; one is always
-        made. clock: seconds.
+        of the action space is (the first of choices). seed: of the candidates, with each session's own seed and time:
+        equal states get equal plans. budget_steps: instead of `iterations`, go on until so many evaluations of the
+        model (frames times denoising steps) are spent on each problem; never more. budget_ms: go on while another
+        iteration as slow as the slowest would fit; one is always made. clock: seconds.
 
         `state` stays as it is. Raises `ConfigError` for a budget below one candidate and for costs that do not fit,
         `ActionError` for a start or actions that do not, and what the engine raises.
