@@ -1,0 +1,38 @@
+"""Search in a world: objectives, planners, and control that plans again after every frame."""
+
+from .base import Plan, Planner, Settings, Trace, make_planner
+from .cem import CEM, ICEM
+from .mpc import MPC, Controller
+from .mppi import MPPI
+from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
+from .run import plan
+from .search import Search, Space
+from .shooting import PredictiveSampling, RandomShooting
+from .simulator import Simulator
+
+__all__ = [
+    "CEM",
+    "ICEM",
+    "MPC",
+    "MPPI",
+    "Constraint",
+    "Controller",
+    "Distance",
+    "Effort",
+    "Function",
+    "Future",
+    "Objective",
+    "Plan",
+    "Planner",
+    "PredictiveSampling",
+    "RandomShooting",
+    "Return",
+    "Search",
+    "Settings",
+    "Simulator",
+    "Space",
+    "Sum",
+    "Trace",
+    "make_planner",
+    "plan",
+]
