@@ -273,7 +273,7 @@ SPEED = (
 PAGES = {
     "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
-    "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED},
+    "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED} | {"speed-feature_caches-fine": feature_caches},
 }
 
 
