@@ -197,7 +197,7 @@ def test_wrong_names_are_answered_with_near_ones():
     with pytest.raises(UnknownName, match="Did you mean 'dynamics'"):
         lookup("dynamic", "transformer")
     with pytest.raises(UnknownName, match="kind of part"):
-        register("planner", "x")
+        register("thing", "x")
 
 
 # errors

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from terrella import Engine
+from terrella.engine import FeatureCache
 from terrella.engine.budget import Budget
-from terrella.errors import ConfigError, StateSpent, WorldError
+from terrella.errors import ActionError, ConfigError, SpecError, StateError, StateSpent, WorldError
 from terrella.laws import shaken
+from terrella.nn.noise import keyed_normal
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
 from terrella.world import World
@@ -159,6 +161,13 @@ def test_batch_sizes_to_compile_are_checked():
 
 
 @pytest.mark.slow
+def test_noise_is_the_same_in_compiled_graphs():
+    seeds, frames = torch.arange(3), torch.full((3,), 5)
+    compiled = torch.compile(lambda a, b: keyed_normal(a, b + 1, 1, 768), fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(seeds, frames), keyed_normal(seeds, frames + 1, 1, 768))
+
+
+@pytest.mark.slow
 def test_compiled_frames_are_the_same_frames():
     plain = engine(False)
     made = Engine(plain.world, compiled=2)
@@ -262,3 +271,37 @@ def test_an_engine_with_a_budget_says_how_many_steps_it_took():
         Engine(world, budget_ms=0)
     with pytest.raises(ConfigError, match="choose one"):
         Engine(world, budget_ms=10, cache="across")
+
+
+def test_what_was_observed_replaces_what_was_dreamed():
+    torch.manual_seed(0)
+    made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR))), steps=4, cache=FeatureCache("across"))
+    seen = np.random.default_rng(0).normal(size=(1, 3, 2)).astype(np.float32)
+    state = made.start({"vector": seen[:, :2]}, np.zeros((1, 1, 1)))
+    branches, dreamed = made.step(state.fork(4), np.zeros((4, 1)))  # twins, which remember the steps of this dream
+    assert len(np.unique(dreamed.observation["vector"], axis=0)) == 1
+    assert made.step(branches.fork(1), np.zeros((4, 1)))[1].info["evaluations"].tolist() == [1, 1, 1, 1]
+    frames = seen[:, 2] + np.arange(4, dtype=np.float32)[:, None]
+    told = made.observe(branches, np.zeros((4, 1)), {"vector": frames})
+    _, frame = made.step(told, np.zeros((4, 1)))
+    assert frame.info["evaluations"].tolist() == [4, 4, 4, 4]
+    assert len(np.unique(frame.observation["vector"], axis=0)) == 4
+
+
+def test_frames_to_observe_are_checked_before_anything_is_consumed():
+    made = Engine(shaken(World(VECTOR, world_config("debug", VECTOR))))
+    state, rows = made.start({"vector": np.zeros((2, 1, 2), np.float32)}), np.zeros((2, 1))
+    for seen in (np.zeros((2, 1, 2)), np.zeros((3, 2)), np.zeros((2, 3))):
+        with pytest.raises(SpecError, match=r"shape|one frame each"):
+            made.observe(state, rows, {"vector": seen})
+    good = {"vector": np.zeros((2, 2))}
+    with pytest.raises(SpecError, match="lack the stream"):
+        made.observe(state, rows, {"vektor": np.zeros((2, 2))})
+    with pytest.raises(ActionError, match=r"\(3, 1\)"):
+        made.observe(state, np.zeros((3, 1)), good)
+    with pytest.raises(StateError, match="another world"):
+        Engine(World(VECTOR, world_config("debug", VECTOR))).observe(state, rows, good)
+    assert not state.spent
+    made.observe(state, rows, good)
+    with pytest.raises(StateSpent):
+        made.observe(state, rows, good)

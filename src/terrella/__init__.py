@@ -6,6 +6,7 @@ from .engine import Engine, State
 from .env import WorldEnv
 from .evaluation import evaluate
 from .nn.kv_policies import Memory
+from .planning import plan
 from .serving import serve
 from .training import train
 from .vector_env import WorldVectorEnv
@@ -22,6 +23,7 @@ __all__ = [
     "WorldVectorEnv",
     "cite",
     "evaluate",
+    "plan",
     "record",
     "serve",
     "train",

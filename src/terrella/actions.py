@@ -15,6 +15,7 @@ made is rounded where the space has integers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -85,6 +86,40 @@ def width(spec: ActionSpec) -> int:
     if spec.kind in ("tuple", "dict"):
         return sum(width(c) for c in spec.children)
     return int(np.prod(spec.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What each of the W numbers of a row may be; every array is `(W,)`.
+
+    low, high: bounds, infinite where there are none. choices: how many integers from `low` on it chooses among, 0 for a
+    number of a `Box`, -1 for a byte of a text, which means something only among the others. whole: whether it is an
+    integer.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    choices: np.ndarray
+    whole: np.ndarray
+
+
+def columns(spec: ActionSpec) -> Columns:
+    """Describe the numbers of a row, one by one."""
+    if spec.kind in ("tuple", "dict"):
+        parts = [columns(child) for child in spec.children]
+        kinds = {"low": np.float64, "high": np.float64, "choices": np.int64, "whole": np.bool_}
+        return Columns(*(np.concatenate([np.empty(0, k), *(getattr(p, n) for p in parts)]) for n, k in kinds.items()))
+    count = width(spec)
+    if spec.kind == "box":
+        whole = np.dtype(spec.dtype or "float32").kind != "f"
+        low, high = np.array(spec.low, np.float64), np.array(spec.high, np.float64)
+        return Columns(low, high, np.zeros(count, np.int64), np.full(count, whole))
+    if spec.kind == "text":
+        byte = np.full(count, -1.0), np.full(count, 255.0), np.full(count, -1)
+        return Columns(*byte, np.ones(count, np.bool_))
+    choices = {"discrete": (spec.n,), "multi_discrete": spec.nvec}.get(spec.kind, (2,) * count)
+    low = np.full(count, float(spec.start))
+    return Columns(low, low + np.array(choices) - 1, np.array(choices, np.int64), np.ones(count, np.bool_))
 
 
 def encode(spec: ActionSpec, action: Any) -> np.ndarray:

@@ -223,6 +223,24 @@ def company_changes_no_frame(world: World, dtype: torch.dtype = torch.float64) -
             same(f"session {row} in company", lone, _frames(together, slice(None), rows=slice(row, row + 1)))
 
 
+def observed_frames_are_a_context(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """Starting from the first frame and observing the others, forked or not, is starting from all of them."""
+    for exact in (None, 2 * BATCH):
+        story = _Story.of(world, dtype, exact)
+        _, whole = story.play(story.begin(), 0, 4)
+        first = {name: frames[:, :1] for name, frames in story.observations.items()}
+        state = story.engine.start(first, None, 0)
+        branches = state.fork(2)
+        for t in range(story.before.shape[1]):
+            seen = {name: frames[:, t + 1] for name, frames in story.observations.items()}
+            state = story.engine.observe(state, story.before[:, t], seen)
+            twice = {name: frames.repeat(2, 0) for name, frames in seen.items()}
+            branches = story.engine.observe(branches, story.before[:, t].repeat(2, 0), twice)
+        for what, one, copies in (("observed", state, 1), ("observed in branches", branches, 2)):
+            _, frame = story.play(one, 0, 4, copies)
+            _same_frames(dtype)(f"frames after a context {what}", _frames(whole, slice(None), copies), frame)
+
+
 def state_bytes_are_constant(world: World, dtype: torch.dtype = torch.float64) -> None:
     """A state has the same bytes early and late, and a window after a fork as many as one never forked."""
     story = _Story.of(world, dtype)
@@ -268,6 +286,7 @@ LAWS: dict[str, tuple[Callable[..., None], ...]] = {
         branches_get_equal_frames,
         saved_states_go_on,
         company_changes_no_frame,
+        observed_frames_are_a_context,
         state_bytes_are_constant,
         files_hold_the_world,
     ),

@@ -18,6 +18,7 @@ from ..actions import describe, width
 from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
 from ..nn.kv_policies import Memory
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
+from ..spec import WorldSpec
 from ..world import World
 from .budget import Budget
 from .caches import FeatureCache, find_cache
@@ -45,7 +46,8 @@ class Engine:
     budget_ms: milliseconds that `step` may take, action to frame: it then takes as many denoising steps as fit on this
         machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal
         frames.
-    fused: whether `rollout` writes a frame and begins the next one in one pass.
+    fused: whether `rollout` writes a frame and begins the next one in one pass (None: where it is compiled, which is
+        where that saves time; see docs/speed.md).
     compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
         done; other batches run as without.
 
@@ -68,7 +70,7 @@ class Engine:
         exact: int | None = None,
         cache: FeatureCache | str | None = None,
         budget_ms: float | None = None,
-        fused: bool = True,
+        fused: bool | None = None,
         compiled: int | Sequence[int] = (),
     ):
         if exact is not None and exact < 1:
@@ -107,9 +109,14 @@ class Engine:
             self._budget, self.steps = Budget(budget_ms, counts), counts[0]
         if self.cache is not None:
             self._kept = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
-        self.fused = fused and not self._kept
+        self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept
         self.fingerprint = fingerprint(world, *self._kept)
         self._warm()
+
+    @property
+    def spec(self) -> WorldSpec:
+        """What observations and actions of the world look like."""
+        return self.world.spec
 
     @property
     def weight_bytes(self) -> dict[str, int]:
@@ -155,6 +162,34 @@ class Engine:
         if pad is not None:
             slabs = slabs.select(torch.arange(batch, device=self.device))
         return State(slabs, kept, self.fingerprint)
+
+    @torch.inference_mode()
+    def observe(self, state: State, actions: np.ndarray | Tensor, observations: Mapping[str, np.ndarray]) -> State:
+        """Go on with what truly came of an action in every session, instead of a frame of the world's own.
+
+        actions: rows `(B, W)`. observations: stream -> `(B, ...)`, the frames that followed. They are written as
+        `start` writes what it is given: starting from the first of some frames and observing the others is starting
+        from all. Consumes `state` and returns the next one. Raises `ActionError`, `SpecError` or `StateError` before
+        anything is consumed.
+        """
+        self._require_own(state)
+        batch, slabs, seeds = state.batch, state.slabs, state.seeds
+        row, seen = self._rows(actions, batch), self.world.tensors(observations, self.device)
+        if any(v.shape != (batch, *self.spec.modelled[name].shape) for name, v in seen.items()):
+            shapes = {name: tuple(v.shape) for name, v in seen.items()}
+            raise SpecError(f"{batch} sessions observe one frame each, (B, ...) with B = {batch}; got {shapes}.")
+        pad = self._padding(batch)
+        if pad is not None:
+            slabs, seeds, row = slabs.owned().select(pad), seeds[pad], row[pad]
+            seen = {name: v[pad] for name, v in seen.items()}
+        latent = self.world.encode(seen).to(self.dtype)
+        state.take()
+        after, _ = self._stepper(self.steps).commit(slabs, seeds, row, latent, self.world.config.context_level)
+        # What a feature cache remembers is of frames that did not come true.
+        after.recurrent.update(Slabs.empty(StateSpec(self._kept), len(seeds), self.device, self.dtype).recurrent)
+        if pad is not None:
+            after = after.select(torch.arange(batch, device=self.device))
+        return State(after, state.seeds, state.world)
 
     def step(self, state: State, actions: np.ndarray | Tensor, *, steps: int | None = None) -> tuple[State, Frame]:
         """Take one action in every session.

@@ -1,1 +1,38 @@
-"""Search and reasoning: what a world or a puzzle asks for, found by trying."""
+"""Search in a world: objectives, planners, control that plans again after every frame; and reasoners at rest."""
+
+from .base import Plan, Planner, Settings, Trace, make_planner
+from .cem import CEM, ICEM
+from .mpc import MPC, Controller
+from .mppi import MPPI
+from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
+from .run import plan
+from .search import Search, Space
+from .shooting import PredictiveSampling, RandomShooting
+from .simulator import Simulator
+
+__all__ = [
+    "CEM",
+    "ICEM",
+    "MPC",
+    "MPPI",
+    "Constraint",
+    "Controller",
+    "Distance",
+    "Effort",
+    "Function",
+    "Future",
+    "Objective",
+    "Plan",
+    "Planner",
+    "PredictiveSampling",
+    "RandomShooting",
+    "Return",
+    "Search",
+    "Settings",
+    "Simulator",
+    "Space",
+    "Sum",
+    "Trace",
+    "make_planner",
+    "plan",
+]

@@ -1,0 +1,112 @@
+"""The true environment with the surface of an engine: what a planner could do in a perfect world.
+
+A session is a saved state of the environment (`terrella.arenas.forkable`). Futures are played in the environment
+itself, one after another, and afterwards it is back where it was. The chance of a future is keyed by the session, as an
+engine's is: candidates of one problem meet the same luck, which is not the luck that the environment will really have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import actions as codec
+from ..arenas import describe, forkable, to_streams
+from ..engine import Frame
+from ..errors import ArenaError, ConfigError, StateError
+from ..spec import WorldSpec
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Saved states of an environment: B sessions. ended: bool `(B,)`, whether each episode is over."""
+
+    saved: tuple[bytes, ...]
+    seeds: Tensor
+    time: Tensor
+    ended: np.ndarray
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return len(self.saved)
+
+    def fork(self, n: int = 1) -> Moments:
+        """Branch each session n times, branches side by side."""
+        return self.select(np.repeat(np.arange(self.batch), n).tolist())
+
+    def select(self, indices: Sequence[int]) -> Moments:
+        """The sessions at `indices`; raises `StateError` for those there are not."""
+        index = list(indices)
+        if not index or min(index) < 0 or max(index) >= self.batch:
+            raise StateError(f"select({index}): indices must lie in 0..{self.batch - 1}, at least one.")
+        return Moments(tuple(self.saved[i] for i in index), self.seeds[index], self.time[index], self.ended[index])
+
+
+class Simulator:
+    """Plays futures in `env`, made by `terrella.arenas.make`; its present moment is the one to plan from.
+
+    steps: 1, one evaluation a frame. An episode that a time limit ends is over, as any other.
+
+    Raises `ArenaError` for an environment whose state cannot be saved.
+    """
+
+    steps = 1
+    spec: WorldSpec
+
+    def __init__(self, env: gym.Env):
+        fork = forkable(env)
+        if fork is None:
+            raise ArenaError(f"the state of {env} cannot be saved, so no future can be tried; see terrella.arenas.")
+        self._env, self._fork, self.spec = env, fork, describe(env)
+
+    def start(self, observations: Any = None, actions: Any = None, seeds: int | Sequence[int] = 0) -> Moments:
+        """The environment's present moment as one session; it knows what it shows. seeds: of the chance."""
+        del observations, actions
+        keys = [seeds] if isinstance(seeds, (int, np.integer)) else list(seeds)
+        if len(keys) != 1:
+            raise ConfigError(f"{len(keys)} seeds for the one present moment of an environment; give one.")
+        key, time = torch.tensor(keys, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+        return Moments((self._fork.save(),), key, time, np.zeros(1, np.bool_))
+
+    def observe(self, state: Moments, actions: np.ndarray, observations: Mapping[str, np.ndarray]) -> Moments:
+        """The present moment, which the environment has reached by itself."""
+        del actions, observations
+        return Moments((self._fork.save(),), state.seeds, state.time + 1, np.zeros(1, np.bool_))
+
+    def rollout(self, state: Moments, actions: np.ndarray, *, observe: bool = True) -> tuple[Moments, Frame]:
+        """Take actions `(B, T, W)` in every session; as `Engine.rollout`.
+
+        After an episode's end nothing is paid and its last frame stays.
+        """
+        rows = np.asarray(actions, np.float64)
+        batch, length = rows.shape[:2]
+        reward, ended = np.zeros((batch, length), np.float32), np.zeros((batch, length), np.float32)
+        frames = {n: np.zeros((batch, length, *s.shape), _TYPES[s.kind]) for n, s in self.spec.modelled.items()}
+        saved, present = list(state.saved), self._fork.save()
+        for b in range(batch):  # one environment plays one future at a time
+            shown, over = self._fork.restore(saved[b]), bool(state.ended[b])
+            self._fork.reseed(int(state.seeds[b] * 1_000_003 + state.time[b]) % (1 << 31))
+            for t in range(length):
+                if not over:
+                    action = codec.decode(self.spec.action, rows[b, t])
+                    shown, reward[b, t], terminated, truncated, _ = self._env.step(action)
+                    over = bool(terminated or truncated)
+                ended[b, t] = over
+                if observe:
+                    seen = to_streams(self._env, shown)
+                    for name, stream in frames.items():
+                        stream[b, t] = seen[name]
+            saved[b] = self._fork.save()
+        self._fork.restore(present)
+        after = Moments(tuple(saved), state.seeds, state.time + length, ended[:, -1] > 0)
+        return after, Frame(frames if observe else {}, reward, ended)
+
+
+_TYPES = {"image": np.uint8, "vector": np.float32}
