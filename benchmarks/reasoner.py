@@ -97,9 +97,9 @@ def kept(path: Path, make: Callable[[], Puzzles], augment: Any) -> Puzzles:
     """Make puzzles once, and keep them in a file."""
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
-            parts = [file[k] for k in ("tokens", "answers", "ratings")]
-            sizes = [int(file[k]) for k in ("symbols", "classes")]
-            return Puzzles(str(file["kind"]), parts[0], parts[1], *sizes, augment, parts[2])
+            tokens, answers, ratings = (file[k] for k in ("tokens", "answers", "ratings"))
+            symbols, classes = (int(file[k]) for k in ("symbols", "classes"))
+            return Puzzles(str(file["kind"]), tokens, answers, symbols, classes, augment, ratings)
     made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ("tokens", "answers", "ratings", "symbols", "classes", "kind")
