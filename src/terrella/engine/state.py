@@ -106,6 +106,7 @@ class State:
         """Write the state into one safetensors file, whole or not at all. This state stays usable."""
         slabs, path = self.slabs, Path(path)
         tensors = {f"recurrent/{k}": v for k, v in slabs.recurrent.items()} | {"time": slabs.time, "seeds": self.seeds}
+        tensors |= {} if self.twins is None else {"twins": self.twins}  # who is drawn with whom decides how sums round
         segments = []
         for i, segment in enumerate(slabs.segments):
             tensors |= {f"segment/{i}/{k}": v for k, v in segment.tensors.items()}
@@ -146,7 +147,8 @@ def load_state(path: str | Path, spec: StateSpec, world: str, device: torch.devi
             for i, kept in enumerate(about["segments"])
         ]
         recurrent = {name: tensors[f"recurrent/{name}"] for name, slab in spec.slabs.items() if slab.frame_axis is None}
-        state = State(Slabs(spec, recurrent, segments, tensors["time"]), tensors["seeds"], world)
+        slabs = Slabs(spec, recurrent, segments, tensors["time"])
+        state = State(slabs, tensors["seeds"], world, tensors.get("twins"))
         _require_whole(state, dtype, path)
         return state
     except StateError:
@@ -161,6 +163,8 @@ def _require_whole(state: State, dtype: torch.dtype, path: str | Path) -> None:
     kinds = {n: (slabs.spec.slabs[n], v) for n, v in slabs.recurrent.items()}
     wrong = [n for n, (s, v) in kinds.items() if v.shape != (slabs.batch, *s.shape) or s.dtype not in (None, v.dtype)]
     wrong += [] if slabs.time.shape == state.seeds.shape == (state.batch,) else ["time"]
+    if state.twins is not None and (state.twins.shape != state.seeds.shape or state.twins.dtype != torch.int64):
+        wrong.append("twins")
     if bool(slabs.segments) != bool(slabs.spec.capacity):
         wrong.append("segments")
     for i, segment in enumerate(slabs.segments):
