@@ -210,11 +210,66 @@ def quantisation(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def training(result: dict[str, Any]) -> str:
+    """One line a preset and backbone."""
+    lines = [
+        f"| preset, backbone ({result['threads']} threads) | frames a second, tokenizer | frames a second, backbone |",
+        "|---|---:|---:|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['preset']}, {row['backbone']} | {row['tokenizer_fps']:,.0f} | {row['dynamics_fps']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def peer_unet(result: dict[str, Any]) -> str:
+    """Errors by horizon, means over seeds with the lowest and the highest; then frames a second."""
+    marks = result["horizons"]
+    heads = [f"{mark} ({count})" for mark, count in zip(marks, result["n"])]
+    lines = [f"| error x 1000 at (futures) | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        own = [row["mse"] for row in result["rows"] if row["model"] == model]
+        cells = [_spread([1000 * e for e in at if e is not None]) if None not in at else "" for at in zip(*own)]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    for name, found in result["references"].items():
+        cells = ["" if e is None else f"{1000 * e:.1f}" for e in found["mse"]]
+        lines.append(f"| *{name.replace('_', ' ')}* | {' | '.join(cells)} |")
+    lines += ["", "| one session | frames a second |", "|---|---:|"]
+    return "\n".join([*lines, *(f"| {name} | {fps:.1f} |" for name, fps in result["speed"].items())])
+
+
+def device(result: dict[str, Any]) -> str:
+    """One line a preset, batch and way."""
+    lines = [
+        "| preset | sessions | way | frames a second | gain | of the memory's bandwidth |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['preset']} | {row['batch']} | {row['way']} | {row['fps_total']:,.0f} | {row['gain']:.2f} "
+            f"| {100 * row['share']:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
 def _thousandths(values: list[float]) -> str:
     return ", ".join(f"{1000 * v:.2f}" for v in values)
 
 
-SPEED = (horizon, step, sessions, branches, budget, feature_caches, kv_policies, quantisation)
+SPEED = (
+    horizon,
+    step,
+    sessions,
+    branches,
+    budget,
+    feature_caches,
+    kv_policies,
+    quantisation,
+    training,
+    peer_unet,
+    device,
+)
 PAGES = {
     "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},

@@ -11,6 +11,7 @@ from terrella.engine import FeatureCache
 from terrella.engine.budget import Budget
 from terrella.errors import ActionError, ConfigError, SpecError, StateError, StateSpent, WorldError
 from terrella.laws import shaken
+from terrella.nn.noise import keyed_normal
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
 from terrella.world import World
@@ -157,6 +158,13 @@ def test_what_cannot_be_compiled_runs_as_before(monkeypatch):
 def test_batch_sizes_to_compile_are_checked():
     with pytest.raises(ConfigError, match="at least 1"):
         Engine(engine(False).world, compiled=0)
+
+
+@pytest.mark.slow
+def test_noise_is_the_same_in_compiled_graphs():
+    seeds, frames = torch.arange(3), torch.full((3,), 5)
+    compiled = torch.compile(lambda a, b: keyed_normal(a, b + 1, 1, 768), fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(seeds, frames), keyed_normal(seeds, frames + 1, 1, 768))
 
 
 @pytest.mark.slow

@@ -533,7 +533,7 @@ def test_all_passes_of_a_frame_read_one_history(world):
 def test_ways_to_step_agree(world, name):
     actions = rows(8)
     plain = Engine(world, memory=Memory(name, 3), fused=False)
-    fused = Engine(world, memory=Memory(name, 3))
+    fused = Engine(world, memory=Memory(name, 3), fused=True)
     state, one = plain.rollout(begin(plain), actions)
     _, other = fused.rollout(begin(fused), actions)
     assert np.allclose(one.observation["vector"], other.observation["vector"], atol=1e-6)

@@ -17,8 +17,9 @@ where the episode has frames left for the furthest horizon, if it is as long. `r
 of the last seen frame and of the mean training frame. `speed` is frames a second of one session, from action to uint8
 frame, all timed in turns: the world as it comes (float32) and in bfloat16, the peer in both and with either order of
 channels. `speed_ratio` divides the fastest peer's time by that of the world as it comes, `speed_ratio_fastest` by the
-faster world's. Errors are those of float32; squared error rewards averaging over what cannot be known, and both models
-draw samples.
+faster world's. Errors of the world are those of float32, the peer's of `--peer-precision`; where that is
+bfloat16, `peer_precision_gap` is its error up to horizon 8 over that of float32, for the first seed. Squared error
+rewards averaging over what cannot be known, and both models draw samples.
 
 Data, worlds and peers are kept in `--out` and not made again.
 """
@@ -190,7 +191,7 @@ def compared(
     own = {"steps": world.record["steps"], "seconds_trained": world.record["seconds"]}
     players: list[tuple[str, Dreamer, dict[str, Any], int]] = [
         ("terrella", Engine(world, steps=options.denoise), own, sum(world.parameters_by_part().values())),
-        ("peer", PeerEngine(denoiser, data.spec), about, about["parameters"]),
+        ("peer", PeerEngine(denoiser, data.spec, dtype=PRECISIONS[options.peer_precision]), about, about["parameters"]),
     ]
     rows = []
     for model, player, record, parameters in players:
@@ -198,6 +199,14 @@ def compared(
         rows.append({"model": model, "seed": seed, "parameters": parameters, **found, "training": record})
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "mse_raw"}), flush=True)
     return rows, (world, denoiser)
+
+
+def precision_gap(denoiser: Denoiser, truth: Truth, data: Dataset, dtype: torch.dtype) -> list[float]:
+    """Error of the peer with weights in `dtype` / in float32, at horizons 1 to `ACTIONS_AT`."""
+    name, marks = image_stream(data.spec)[0], [h for h in HORIZONS if h <= ACTIONS_AT]
+    players = (PeerEngine(denoiser, data.spec, dtype=kind) for kind in (dtype, torch.float32))
+    found = [score(lambda a, h, p=p: dream(p, truth, a, h)[0][name], truth, data, marks, 0)["mse"] for p in players]
+    return numbers(np.divide(*found))
 
 
 def main() -> None:
@@ -215,6 +224,7 @@ def main() -> None:
     parser.add_argument("--denoise", type=int, default=2, help="denoising steps of the world (default 2)")
     parser.add_argument("--peer-batch", type=int, default=32, help="published: 32")
     parser.add_argument("--peer-lr", type=float, default=1e-4, help="published: 1e-4")
+    parser.add_argument("--peer-precision", choices=PRECISIONS, default="float32", help="while it is scored")
     parser.add_argument("--threads", type=int, help="threads of torch (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/peer"))
@@ -244,6 +254,10 @@ def main() -> None:
         "n_episodes": [len(np.unique(truth.groups[truth.length >= h])) for h in options.horizons],
         "episode_of_start": truth.groups.tolist(),
         "held_out_lengths": data.lengths[data.split("held_out")].tolist(),
+        "peer_precision": options.peer_precision,
+        "peer_precision_gap": None
+        if options.peer_precision == "float32"
+        else precision_gap(pairs[0][1], truth, data, PRECISIONS[options.peer_precision]),
         "rows": rows,
         "references": references(data, truth, options.horizons),
         **speeds(*pairs[0], truth, options),

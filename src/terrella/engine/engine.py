@@ -46,7 +46,8 @@ class Engine:
     budget_ms: milliseconds that `step` may take, action to frame: it then takes as many denoising steps as fit on this
         machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal
         frames.
-    fused: whether `rollout` writes a frame and begins the next one in one pass.
+    fused: whether `rollout` writes a frame and begins the next one in one pass (None: where it is compiled, which is
+        where that saves time; see docs/speed.md).
     compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
         done; other batches run as without.
 
@@ -69,7 +70,7 @@ class Engine:
         exact: int | None = None,
         cache: FeatureCache | str | None = None,
         budget_ms: float | None = None,
-        fused: bool = True,
+        fused: bool | None = None,
         compiled: int | Sequence[int] = (),
     ):
         if exact is not None and exact < 1:
@@ -108,7 +109,7 @@ class Engine:
             self._budget, self.steps = Budget(budget_ms, counts), counts[0]
         if self.cache is not None:
             self._kept = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
-        self.fused = fused and not self._kept
+        self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept
         self.fingerprint = fingerprint(world, *self._kept)
         self._warm()
 
