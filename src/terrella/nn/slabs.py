@@ -210,11 +210,13 @@ class Slabs:
     def select(self, index: Tensor) -> Slabs:
         """Return copies of the sessions at `index` `(m,)`, in that order; a past shared by all stays shared."""
         shared = [s for s in self.segments if s.shared]
-        if any(len(s.start) != 1 for s in shared):
-            return self.owned().select(index)
+        recurrent, time = {k: v[index] for k, v in self.recurrent.items()}, self.time[index]
+        if any(len(s.start) != 1 for s in shared):  # rows first: what becomes a ring is only what was asked for
+            segments = [replace(_rows(s, index // s.repeat), repeat=1) for s in self.segments]
+            return Slabs(self.spec, recurrent, segments, time).owned()
         segments = [replace(s, repeat=len(index)) for s in shared]
         segments += [_rows(s, index) for s in self.segments if not s.shared]
-        return Slabs(self.spec, {k: v[index] for k, v in self.recurrent.items()}, segments, self.time[index])
+        return Slabs(self.spec, recurrent, segments, time)
 
     @staticmethod
     def merge(many: Sequence[Slabs]) -> Slabs:

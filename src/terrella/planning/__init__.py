@@ -1,6 +1,6 @@
 """Search in a world: objectives, planners, and control that plans again after every frame."""
 
-from .base import Plan, Planner, Settings, Trace, make_planner
+from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .cem import CEM, ICEM
 from .mpc import MPC, Controller
 from .mppi import MPPI
@@ -9,12 +9,15 @@ from .run import plan
 from .search import Search, Space
 from .shooting import PredictiveSampling, RandomShooting
 from .simulator import Simulator
+from .tree import Beam, BestFirst
 
 __all__ = [
     "CEM",
     "ICEM",
     "MPC",
     "MPPI",
+    "Beam",
+    "BestFirst",
     "Constraint",
     "Controller",
     "Distance",
@@ -27,6 +30,7 @@ __all__ = [
     "PredictiveSampling",
     "RandomShooting",
     "Return",
+    "SamplingPlanner",
     "Search",
     "Settings",
     "Simulator",

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import Planner, Settings
+from .base import SamplingPlanner, Settings
 from .search import Search
 
 
@@ -55,7 +55,7 @@ class ICEMConfig(CEMConfig):
     centre: bool = True
 
 
-class _CrossEntropy(Planner):
+class _CrossEntropy(SamplingPlanner):
     """What the two share, which is all but their defaults."""
 
     config: CEMConfig

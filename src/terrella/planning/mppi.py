@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import Planner, Settings
+from .base import SamplingPlanner, Settings
 from .search import Search
 
 
@@ -42,7 +42,7 @@ class MPPIConfig(Settings):
 
 
 @register("planner", "mppi")
-class MPPI(Planner):
+class MPPI(SamplingPlanner):
     """See the module. The mean is a candidate of every iteration but the first."""
 
     Config = MPPIConfig
