@@ -12,7 +12,7 @@ from terrella import Engine
 from terrella.engine import Frame
 from terrella.errors import ConfigError
 from terrella.laws import shaken
-from terrella.planning import Distance, Effort, Function, Future, Return, make_planner, plan
+from terrella.planning import MCTS, Distance, Effort, Function, Future, Return, make_planner, plan
 from terrella.planning.nodes import Store, action_sets, cheapest
 from terrella.planning.search import Space
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
@@ -84,6 +84,7 @@ class Table:
 HORIZON = 5
 STATE = values([0, 1, 2, 3, 5, 8])
 NEAR = Distance({"vector": np.array([6.0])}, when="sum")
+LOOKING = Return() + 0.0 * NEAR
 
 
 def best(state, objective, horizon=HORIZON):
@@ -99,8 +100,10 @@ def best(state, objective, horizon=HORIZON):
 WHOLE = {
     "beam": {"width": 3**HORIZON},
     "best_first": {"expansions": 3**HORIZON},
+    "mcts": {"simulations": 700},
 }
-SMALL = {"beam": {"width": 4}, "best_first": {"expansions": 12}}
+MERGING = ["beam", "best_first"]
+SMALL = {"beam": {"width": 4}, "best_first": {"expansions": 12}, "mcts": {"simulations": 36}}
 
 
 def cost_of(model, state, rows, objective):
@@ -127,32 +130,37 @@ def test_rising_costs_end_the_search_at_the_best_plan():
     assert model.rows < every.rows / 2
 
 
-def test_a_perfect_guess_of_what_is_to_come_leads_straight_to_the_best_plan():
-    """A* with the exact rest of the way expands only what lies on a best plan."""
+def rest_of_the_way():
+    """What the best actions pay from each place with 0, 1, ... steps left."""
     rest = [dict.fromkeys(range(9), 0.0)]
     for _ in range(HORIZON):
         after = {p: [Table.pays[p, a] + (q != 4) * rest[-1][q] for a, q in enumerate(Table.to[p])] for p in rest[0]}
         rest.append({p: max(many) for p, many in after.items()})
+    return rest
+
+
+def test_a_perfect_guess_of_what_is_to_come_leads_straight_to_the_best_plan():
+    """A* with the exact rest of the way expands only what lies on a best plan."""
+    rest = rest_of_the_way()
 
     def value(future):
         left = HORIZON - future.rows.shape[1]
         return np.array([rest[left][int(p)] for p in future.observation["vector"][:, -1, 0]])
 
     model = Table()
-    objective = Return() + 0.0 * NEAR  # looks at frames
     planner = type(make_planner("best_first"))(make_planner("best_first", horizon=HORIZON, rising=True).config, value)
-    found = planner.plan(model, STATE, objective)
+    found = planner.plan(model, STATE, LOOKING)
     np.testing.assert_allclose(found.cost, best(STATE, Return()), atol=1e-12)
     assert model.rows <= STATE.batch * 3 * HORIZON
     beam = make_planner("beam", horizon=HORIZON, width=1)
-    greedy = type(beam)(beam.config, value).plan(Table(), STATE, objective)
+    greedy = type(beam)(beam.config, value).plan(Table(), STATE, LOOKING)
     np.testing.assert_allclose(greedy.cost, best(STATE, Return()), atol=1e-12)
 
 
 # equal nodes
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", MERGING)
 def test_equal_nodes_are_expanded_once(name):
     one, many = Table(), Table()
     state = values([0])
@@ -177,6 +185,73 @@ def test_a_tolerance_decides_what_is_equal():
         plan(model, values([0.0]), Return(), "beam", horizon=5, width=300, merge="memory", tolerance=tolerance)
         rows.append(model.rows)
     assert rows[1] < rows[0] / 2
+
+
+# Monte-Carlo tree search
+
+
+def searched(model, state, objective, prior=None, value=None, **settings):
+    planner = make_planner("mcts", horizon=HORIZON, **settings)
+    return MCTS(planner.config, value, prior).plan(model, state, objective)
+
+
+def test_visits_gather_on_the_best_first_action():
+    state = values([0, 1, 2])
+    every = np.array(list(product([-1.0, 0.0, 1.0], repeat=3)))[..., None]
+    cost = cost_of(Table(), state.fork(27), np.tile(every, (3, 1, 1)), Return()).reshape(3, 27)
+    planner = make_planner("mcts", horizon=3, simulations=600)
+    found = planner.plan(Table(), state, Return())
+    policy = found.search.probs[:, 0, 0]
+    assert policy.shape == (3, 3)
+    assert np.array_equal(policy.argmax(1), cost.argmin(1) // 9)
+    np.testing.assert_allclose(policy.sum(1), 1)
+    assert (policy.max(1) > 0.6).all()
+    assert (found.trace.spread[-1] < 0.7).all()
+
+
+def test_simulations_take_one_frame_for_each_problem():
+    model = Table()
+    found = searched(model, STATE, Return(), simulations=40)
+    assert model.rows <= STATE.batch * (40 + HORIZON)
+    assert len(found.trace.best) == 40
+    many = Table()
+    searched(many, STATE, Return(), simulations=40, leaves=3)
+    assert many.calls < model.calls / 2
+    assert many.rows <= STATE.batch * (42 + HORIZON)
+    few = Table()
+    searched(few, STATE, Return(), simulations=400, max_nodes=20)
+    assert few.rows <= STATE.batch * (20 + HORIZON)
+
+
+def test_three_simulations_are_those_of_the_formula():
+    prior = np.array([0.2, 0.5, 0.3])
+    brings = Function(lambda f: -f.rows[:, :, 0].sum(1), looks=False)  # -1, 0 or 1 a step
+    found = searched(Table(), values([3]), brings, prior, simulations=3, c1=2.0)
+    # By hand: (.4, 1, .6) tries action 0; (.4, .5, .6) then 1; (.57, .71, 1 + .42) goes there again, where (.4, 1, .6)
+    # tries 0. No plan is whole, so the most visited goes on with its last action.
+    np.testing.assert_allclose(found.search.probs[0, 0, 0], [0, 1 / 3, 2 / 3])
+    assert found.actions[0, :, 0].tolist() == [1, 0, 0, 0, 0]
+    np.testing.assert_allclose(found.cost, -1)
+
+
+def test_priors_and_values_lead():
+    rest = rest_of_the_way()
+    sure = np.array([0.0, 0.0, 1.0])
+    found = searched(Table(), STATE, Return(), sure, simulations=HORIZON)
+    assert (found.actions == 1).all()
+
+    def prior(future):
+        left, where = HORIZON - future.rows.shape[1], future.observation["vector"][:, -1, 0].astype(int)
+        after = np.array([[rest[max(left - 1, 0)][int(q)] for q in Table.to[p]] for p in where])
+        brings = Table.pays[where] + (Table.to[where] != 4) * after
+        return (brings >= brings.max(1, keepdims=True)).astype(float)
+
+    found = searched(Table(), STATE, LOOKING, prior, simulations=8 * HORIZON)
+    np.testing.assert_allclose(found.cost, best(STATE, Return()), atol=1e-12)
+    with pytest.raises(ConfigError, match=r"expected \(3,\)"):
+        searched(Table(), STATE, Return(), np.ones(2))
+    with pytest.raises(ConfigError, match=r"expected \(5, 3\)"):
+        searched(Table(), STATE, Return(), lambda f: np.ones(3))
 
 
 # values
@@ -234,16 +309,17 @@ def test_budgets_of_steps_are_kept(name, budget, warm):
     model.steps = 2
     state = values([0])
     start = np.zeros((1, HORIZON, 1)) if warm else None
-    settings = {"beam": {"width": 300}, "best_first": {}}[name]
+    settings = {"width": 300} if name == "beam" else {}
     found = plan(model, state, Return(), name, start=start, horizon=HORIZON, budget_steps=budget, **settings)
     assert found.trace.steps[-1] == model.rows <= budget
-    assert model.rows >= min(budget, 200) * (0.3 if warm else 0.6)
+    if name != "mcts":  # whose simulations may end where they were before
+        assert model.rows >= min(budget, 200) * (0.3 if warm else 0.6)
     few = plan(Table(), STATE, Return(), name, start=None, horizon=HORIZON, budget_steps=40, **settings)
     assert few.trace.steps[-1] <= 40
 
 
 def test_budgets_that_are_too_small_are_refused():
-    for name, least in (("beam", 15), ("best_first", 5)):
+    for name, least in (("beam", 15), ("best_first", 5), ("mcts", 5)):
         plan(Table(), STATE, Return(), name, horizon=5, budget_steps=least)
         with pytest.raises(ConfigError, match=f"least plan takes {least}"):
             plan(Table(), STATE, Return(), name, horizon=5, budget_steps=least - 1)
@@ -333,14 +409,22 @@ def begun(engine, batch=2):
     return engine.start({"vector": seen}, np.zeros((batch, 2, 1)), seeds=3)
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("merge", ["none", "memory"])
-def test_the_engine_grows_trees_and_its_state_stays(name, merge):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("beam", {"width": 9}),
+        ("beam", {"width": 9, "merge": "memory"}),
+        ("best_first", {"expansions": 13}),
+        ("best_first", {"expansions": 13, "merge": "memory"}),
+        ("best_first", {"leaves": 3, "expansions": 13}),
+        ("mcts", {"simulations": 200, "leaves": 3}),
+    ],
+)
+def test_the_engine_grows_trees_and_its_state_stays(name, settings):
     engine = tiny()
     state, untouched = begun(engine), begun(engine)
     goal = Return() + Distance({"vector": np.array([1.0, 0.0])})
-    settings = {"horizon": 3, **({"width": 9} if name == "beam" else {"expansions": 13})}
-    found = terrella.plan(engine, state, goal, name, merge=merge, **settings)
+    found = terrella.plan(engine, state, goal, name, horizon=3, **settings)
     every = np.array(list(product([0.0, 1.0, 2.0], repeat=3)))[..., None]
     rows = np.tile(every, (2, 1, 1))
     _, frame = engine.rollout(untouched.fork(27), rows)

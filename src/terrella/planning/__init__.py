@@ -2,6 +2,7 @@
 
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .cem import CEM, ICEM
+from .mcts import MCTS
 from .mpc import MPC, Controller
 from .mppi import MPPI
 from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
@@ -14,6 +15,7 @@ from .tree import Beam, BestFirst
 __all__ = [
     "CEM",
     "ICEM",
+    "MCTS",
     "MPC",
     "MPPI",
     "Beam",

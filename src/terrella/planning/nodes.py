@@ -9,7 +9,7 @@ problems lie in one table, and each call to the engine steps nodes of all of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Protocol
 
@@ -202,27 +202,36 @@ class Growth:
             out[some] = self.nodes["row"][path]
         return out
 
-    def firsts(self, ids: np.ndarray, weight: np.ndarray | None = None) -> Search:
-        """How nodes divide among first actions, as a search of one step; where there are none, the best plan's."""
+    def shares(self, ids: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        """How nodes divide among first actions, `(B, A)` with sums of 1; where there are none, the best plan's."""
         problem, first = self.nodes["problem"][ids], self.nodes["first"][ids]
         share = np.zeros((self.batch, self.actions))
         np.add.at(share, (problem, first), 1.0 if weight is None else weight)
         none = np.flatnonzero(share.sum(1) == 0)
         share[none, self.nodes["first"][self._chosen[none]]] = 1.0
-        share /= share.sum(1, keepdims=True)
-        space = Space(self.engine.spec.action)
-        return Search.begin(space, self.batch, 1, 1.0).refitted(self.sets[:, :, :1], share)
+        return share / share.sum(1, keepdims=True)
+
+    def firsts(self, share_IBA: np.ndarray) -> Search:
+        """Shares of first actions as searches of one step, I times B of them."""
+        times, sets = len(share_IBA), self.sets[:, :, :1]
+        search = Search.begin(Space(self.engine.spec.action), times * self.batch, 1, 1.0)
+        return search.refitted(np.tile(sets, (times, 1, 1, 1)), share_IBA.reshape(-1, self.actions))
+
+    def futures(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, Future]]:
+        """The beginnings that nodes stand for, as futures of one length at a time, and which of the nodes these are."""
+        depth = self.nodes["depth"][ids]
+        length = np.where(self.nodes["alive"][ids] <= self.over, self.horizon, depth)
+        for d, h in np.unique(np.stack([depth, length], 1), axis=0):
+            some = np.flatnonzero((depth == d) & (length == h))
+            yield some, self._future(ids[some], d, h)
 
     def _costs(self, ids: np.ndarray) -> np.ndarray:
         nodes, cost = self.nodes, np.empty(len(ids))
-        depth = nodes["depth"][ids]
-        length = np.where(nodes["alive"][ids] <= self.over, self.horizon, depth)
-        for d, h in np.unique(np.stack([depth, length], 1), axis=0):  # futures of one length at a time
-            some = np.flatnonzero((depth == d) & (length == h))
-            future = self._future(ids[some], d, h)
+        for some, future in self.futures(ids):
             cost[some] = costs(self.objective, future)
             if self.value is not None:
-                cost[some] -= self.discount**d * nodes["alive"][ids[some]] * self.value(future)
+                late = self.discount ** nodes["depth"][ids[some]]
+                cost[some] -= late * nodes["alive"][ids[some]] * self.value(future)
         return cost
 
     def _future(self, ids: np.ndarray, depth: int, length: int) -> Future:

@@ -142,8 +142,11 @@ class Task:
         """Whether another iteration as slow as the slowest would not fit."""
         return self.left_s < self.slowest
 
-    def note(self, ids: np.ndarray, weight: np.ndarray | None = None) -> None:
-        """End an iteration, which added the nodes `ids`. weight: how much each counts for what to do first."""
+    def note(self, ids: np.ndarray, basis: np.ndarray | None = None, weight: np.ndarray | None = None) -> None:
+        """End an iteration, which added the nodes `ids`.
+
+        basis: the nodes on which the choice of the first action rests (those added), weight: how much each counts.
+        """
         growth, before, self._now = self.growth, self._now, self.clock()
         self.slowest = max(self.slowest, self._now - before)
         problem, cost = growth.nodes["problem"][ids], growth.nodes["cost"][ids]
@@ -151,17 +154,19 @@ class Task:
         last = self._lines[-1][1] if self._lines else growth.best
         with np.errstate(invalid="ignore"):
             mean = np.where(count > 0, np.bincount(problem, cost, growth.batch) / np.maximum(count, 1), last)
-        steps = int(growth.frames.max()) * growth.engine.steps
-        self._lines.append((growth.best.copy(), mean, growth.firsts(ids, weight).spread(), np.array(steps)))
+        share, steps = growth.shares(ids if basis is None else basis, weight), growth.frames.max() * growth.engine.steps
+        self._lines.append((growth.best.copy(), mean, share, np.array(steps)))
 
     def plan(self, ids: np.ndarray, weight: np.ndarray | None = None) -> Plan:
-        """The best plan. ids, weight: what the choice of the first action rests on."""
+        """The best plan. ids, weight: what the choice of the first action rests on, and how much each counts."""
         if not self._lines:
             self.note(ids[:0])
-        best, mean, spread, steps = (np.array(column) for column in zip(*self._lines))
-        best[-1], steps[-1] = self.growth.best, self.growth.frames.max() * self.growth.engine.steps
+        growth = self.growth
+        best, mean, share, steps = (np.array(column) for column in zip(*self._lines))
+        best[-1], steps[-1] = growth.best, growth.frames.max() * growth.engine.steps  # with plans finished since
+        spread = growth.firsts(share).spread().reshape(best.shape)
         trace = Trace(best, mean, spread, steps)
-        return Plan(self.growth.plans(), self.growth.best.copy(), trace, self.growth.firsts(ids, weight))
+        return Plan(growth.plans(), growth.best.copy(), trace, growth.firsts(growth.shares(ids, weight)[None]))
 
 
 class TreePlanner(Planner):
@@ -359,7 +364,7 @@ class BestFirst(TreePlanner):
             ids = ids[np.sort(np.unique(key[ids], return_index=True)[1])]
         undone = np.isin(np.arange(growth.batch), growth.undone)
         frames = task.left_B - np.where(undone, config.horizon, 0)  # what is left undone must be finished
-        room = config.max_nodes - np.bincount(problem, minlength=growth.batch)
+        room = config.max_nodes - growth.frames
         most = np.minimum(config.leaves, np.minimum(frames, room) // growth.actions)
         return ids[cheapest(problem[ids], growth.nodes["cost"][ids], most)]
 
