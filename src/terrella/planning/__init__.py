@@ -1,7 +1,10 @@
 """Search in a world: objectives, planners, and control that plans again after every frame."""
 
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
+from .beam import Beam
+from .best_first import BestFirst
 from .cem import CEM, ICEM
+from .gradient import Gradient
 from .mcts import MCTS
 from .mpc import MPC, Controller
 from .mppi import MPPI
@@ -10,7 +13,6 @@ from .run import plan
 from .search import Search, Space
 from .shooting import PredictiveSampling, RandomShooting
 from .simulator import Simulator
-from .tree import Beam, BestFirst
 
 __all__ = [
     "CEM",
@@ -26,6 +28,7 @@ __all__ = [
     "Effort",
     "Function",
     "Future",
+    "Gradient",
     "Objective",
     "Plan",
     "Planner",

@@ -1,16 +1,11 @@
-"""Trees of actions: beam search and best-first search, on states as values.
+"""Searches among beginnings of plans, on states as values: settings, limits and traces of all of them.
 
 Sampling planners imagine whole plans; a tree imagines each beginning once, and goes on from it by a fork. Beginnings
 that have come to the same are one, if asked for (`merge`): the one that costs least goes on.
-
-Ref: beam search: Lowerre, The HARPY speech recognition system (1976); best-first search with path costs: Hart, Nilsson
-and Raphael, IEEE Transactions on Systems Science and Cybernetics 4 (1968). Differs: plans have a fixed length, so
-that a node is done when it is deep enough or its episode has ended; the rest of the way costs what `value` says.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -20,9 +15,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import ConfigError
-from ..registry import register
 from .base import Model, Plan, Planner, Trace, checked_start
-from .nodes import Branches, Growth, Store, Value, action_sets, cheapest, with_start
+from .nodes import Branches, Growth, Value, action_sets, with_start
 from .objective import Future, Objective, as_objective
 from .search import Space
 
@@ -76,38 +70,6 @@ class MergeSettings(TreeSettings):
         super().__post_init__()
         if not self.tolerance > 0:
             raise ConfigError(f"tolerance is {self.tolerance}; it must be more than 0.")
-
-
-@dataclass(frozen=True)
-class BeamSettings(MergeSettings):
-    """width: beginnings that go on, of each length."""
-
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.width >= 1:
-            raise ConfigError(f"width is {self.width}; it must be at least 1.")
-
-
-@dataclass(frozen=True)
-class BestFirstSettings(MergeSettings):
-    """expansions: nodes that are continued, without a budget. leaves: how many at a time. rising: a promise that costs
-    never fall as a plan goes on; beginnings that cost as much as a whole plan are then left, and the search ends, with
-    the best plan there is, when all are. max_nodes: in memory, for each problem.
-    """
-
-    expansions: int = 100
-    leaves: int = 1
-    rising: bool = False
-    max_nodes: int = 10_000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.expansions, self.leaves, self.max_nodes) < 1:
-            raise ConfigError(
-                f"expansions {self.expansions}, leaves {self.leaves} and max_nodes {self.max_nodes} must be at least 1."
-            )
 
 
 @dataclass
@@ -236,141 +198,3 @@ def keys(growth: Growth, config: MergeSettings, state: Branches, ids: np.ndarray
     where = growth.nodes["problem"][ids] * growth.horizon + growth.nodes["depth"][ids]
     with np.errstate(over="ignore"):
         return found + going * np.int64(0x5851F42D4C957F2D) + where * np.int64(0x14057B7EF767814F)
-
-
-@register("planner", "beam")
-class Beam(TreePlanner):
-    """Takes every action in the `width` best beginnings of each length, one batch a step.
-
-    A width that keeps all is exhaustive search. Levels are narrowed to fit a budget, of steps or of time, to an equal
-    share for each step that is left; one beginning always goes on.
-    """
-
-    Config = BeamSettings
-    config: BeamSettings
-
-    def least(self, actions: int) -> int:
-        """One beginning a step."""
-        return actions * self.config.horizon
-
-    def search(self, task: Task) -> Plan:
-        """See the class."""
-        growth, config, batch = task.growth, self.config, task.growth.batch
-        widest = config.max_rows // growth.actions
-        if config.width > widest:
-            raise ConfigError(
-                f"a beam of {config.width} with {growth.actions} actions needs {config.width * growth.actions} rows at "
-                f"a time; max_rows is {config.max_rows}. Make one smaller or the other larger."
-            )
-        if task.start_BH is not None:
-            growth.follow(task.state.fork(1), task.start_BH)
-        each = max(1, config.max_rows // (config.width * growth.actions))  # problems at a time
-        blocks = [range(b, min(b + each, batch)) for b in range(0, batch, each)]
-        parts = [(task.state if len(some) == batch else task.state.select(some), np.array(some)) for some in blocks]
-        pace, last = 0.0, np.empty(0, np.int64)
-        for level in range(config.horizon):
-            share = growth.actions * (config.horizon - level)
-            width = np.minimum(config.width, task.left_B // share)
-            if pace > 0 and np.isfinite(task.left_s):
-                width = np.minimum(width, max(1, int(task.left_s / pace / share / batch)))
-            added = []
-            for p, (state, front) in enumerate(parts):
-                kept = self._kept(growth, state, front, width)
-                if len(kept) == 0:
-                    continue
-                if len(kept) < len(front):
-                    state, front = state.select(kept.tolist()), front[kept]
-                choice = np.tile(np.arange(growth.actions), len(front))
-                before = task.clock()
-                state, ids = growth.take(state.fork(growth.actions), front.repeat(growth.actions), choice)
-                pace = max(pace, (task.clock() - before) / len(ids))
-                parts[p] = state, ids
-                added.append(ids)
-            if not added:
-                break
-            last = np.concatenate(added)
-            task.note(last)
-        return task.plan(last)
-
-    def _kept(self, growth: Growth, state: Branches, front: np.ndarray, width: np.ndarray) -> np.ndarray:
-        on = np.flatnonzero(~growth.nodes["whole"][front])
-        order = on[np.lexsort((growth.nodes["cost"][front[on]], growth.nodes["problem"][front[on]]))]
-        if len(order) and self.config.merge != "none":
-            _, first = np.unique(keys(growth, self.config, state, front)[order], return_index=True)
-            order = order[np.sort(first)]
-        best = cheapest(growth.nodes["problem"][front[order]], growth.nodes["cost"][front[order]], width)
-        return np.sort(order[best])
-
-
-@register("planner", "best_first")
-class BestFirst(TreePlanner):
-    """Takes every action in the beginning that costs least, whatever its length, again and again.
-
-    With costs that rise along a plan it finds the best one first (`rising`); with `value` as what is still to come, it
-    is A*. With rewards, which make costs fall, it dives: the deepest are the cheapest. Where no plan is whole in the
-    end, the deepest beginning that costs least goes on as it began.
-    """
-
-    Config = BestFirstSettings
-    config: BestFirstSettings
-
-    def least(self, actions: int) -> int:
-        """One plan."""
-        return self.config.horizon
-
-    def search(self, task: Task) -> Plan:
-        """See the class."""
-        growth, config, nodes = task.growth, self.config, task.growth.nodes
-        if task.start_BH is not None:
-            growth.follow(task.state.fork(1), task.start_BH)
-        roots = np.arange(growth.batch)
-        nodes.column("open", (), np.bool_)
-        nodes.column("session", (), np.int64)
-        nodes.column("key", (), np.int64)
-        nodes["open"][roots], nodes["session"][roots], nodes["key"][roots] = True, roots, roots
-        store, closed, at_once = Store(task.state.fork(1)), np.empty(0, np.int64), config.max_rows // growth.actions
-        for i in itertools.count():
-            ids = self._next(task, closed)
-            done = task.most is None and task.budget_ms is None and i >= config.expansions
-            if len(ids) == 0 or done or (i > 0 and task.late):
-                break
-            closed, added = np.append(closed, nodes["key"][ids]), []
-            nodes["open"][ids] = False
-            for s in range(0, len(ids), at_once):
-                some = ids[s : s + at_once]
-                forked = store.take(nodes["session"][some]).fork(growth.actions)
-                choice = np.tile(np.arange(growth.actions), len(some))
-                state, new = growth.take(forked, some.repeat(growth.actions), choice)
-                nodes["key"][new], nodes["open"][new] = keys(growth, config, state, new), ~nodes["whole"][new]
-                nodes["session"][new] = store.add(state)
-                added.append(new)
-            task.note(np.concatenate(added))
-        deepest = self._ranked(growth, by_depth=True)
-        last = deepest[cheapest(nodes["problem"][deepest], np.zeros(len(deepest)), np.ones(growth.batch, np.int64))]
-        last = last[np.isin(nodes["problem"][last], growth.undone)]
-        if len(last):
-            growth.finish(store.take(nodes["session"][last]), last)
-        return task.plan(np.empty(0, np.int64))
-
-    def _next(self, task: Task, closed: np.ndarray) -> np.ndarray:
-        """The nodes to expand now."""
-        growth, config = task.growth, self.config
-        ids = self._ranked(growth)
-        problem, key = growth.nodes["problem"], growth.nodes["key"]
-        if config.rising:
-            ids = ids[growth.nodes["cost"][ids] < growth.best[problem[ids]]]
-        if config.merge != "none":
-            ids = ids[~np.isin(key[ids], closed)]
-            ids = ids[np.sort(np.unique(key[ids], return_index=True)[1])]
-        undone = np.isin(np.arange(growth.batch), growth.undone)
-        frames = task.left_B - np.where(undone, config.horizon, 0)  # what is left undone must be finished
-        room = config.max_nodes - growth.frames
-        most = np.minimum(config.leaves, np.minimum(frames, room) // growth.actions)
-        return ids[cheapest(problem[ids], growth.nodes["cost"][ids], most)]
-
-    @staticmethod
-    def _ranked(growth: Growth, by_depth: bool = False) -> np.ndarray:
-        """Open nodes by problem and cost, the deeper of equals first; or by depth, the cheaper of equals first."""
-        ids = np.flatnonzero(growth.nodes["open"])
-        cost, deep = growth.nodes["cost"][ids], -growth.nodes["depth"][ids]
-        return ids[np.lexsort((*((cost, deep) if by_depth else (deep, cost)), growth.nodes["problem"][ids]))]
