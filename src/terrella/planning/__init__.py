@@ -11,6 +11,7 @@ from .mppi import MPPI
 from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
 from .run import plan
 from .search import Search, Space
+from .select import Verified
 from .shooting import PredictiveSampling, RandomShooting
 from .simulator import Simulator
 
@@ -42,6 +43,7 @@ __all__ = [
     "Space",
     "Sum",
     "Trace",
+    "Verified",
     "make_planner",
     "plan",
 ]

@@ -49,6 +49,12 @@ class Moments:
             raise StateError(f"select({index}): indices must lie in 0..{self.batch - 1}, at least one.")
         return Moments(tuple(self.saved[i] for i in index), self.seeds[index], self.time[index], self.ended[index])
 
+    def reseed(self, seeds: Sequence[int]) -> Moments:
+        """The same sessions with other chance, one key each; raises `StateError` for another number of keys."""
+        if len(seeds) != self.batch:
+            raise StateError(f"{len(seeds)} seeds for {self.batch} sessions; give one each.")
+        return Moments(self.saved, torch.tensor(list(seeds), dtype=torch.int64), self.time, self.ended)
+
     @staticmethod
     def merge(states: Sequence[Moments]) -> Moments:
         """Put the sessions of several into one batch, in order."""
