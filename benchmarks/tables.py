@@ -1,11 +1,12 @@
-"""Write the tables of the README, docs/choosing-a-backbone.md and docs/speed.md from the JSON that the benchmarks left
-in `benchmarks/results`.
+"""Write the tables of the README and of docs/choosing-a-backbone.md, docs/reasoning.md and docs/speed.md from the JSON
+that the benchmarks left in `benchmarks/results`.
 
 python benchmarks/gallery.py --json benchmarks/results/gallery.json
 python benchmarks/rollout.py --json benchmarks/results/rollout.json
 python benchmarks/dataset.py --json benchmarks/results/dataset.json
 python benchmarks/memory.py --arena sprites --json benchmarks/results/memory-sprites.json
 python benchmarks/memory.py --arena blocks --json benchmarks/results/memory-blocks.json
+python benchmarks/reasoner.py --json benchmarks/results/reasoner.json
 python benchmarks/speed/NAME.py --json benchmarks/results/speed-NAME.json    (for each NAME there)
 python benchmarks/tables.py
 """
@@ -210,6 +211,38 @@ def quantisation(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reasoner(result: dict[str, Any]) -> str:
+    """Share solved by depth, then by breadth, one line a test and arm, means over seeds with lowest and highest."""
+    tests = dict.fromkeys((r["task"], test) for r in result["rows"] for test in r["tests"])
+    arms = dict.fromkeys(r["arm"] for r in result["rows"])
+    own = {
+        (task, test, arm): [r["tests"][test] for r in result["rows"] if (r["task"], r["arm"]) == (task, arm)]
+        for task, test in tests
+        for arm in arms
+    }
+    own = {case: kept for case, kept in own.items() if kept}
+    depths = list(dict.fromkeys(d for kept in own.values() for d in kept[0]["depth"]))
+    lines = [
+        f"| % solved after iterations | {' | '.join(depths)} | AUROC | stopping |",
+        "|---|" + "---:|" * (len(depths) + 2),
+    ]
+    for (task, test, arm), kept in own.items():
+        marks = [_spread([100 * t["depth"][d] for t in kept], 0) if d in kept[0]["depth"] else "" for d in depths]
+        areas = [a for t in kept if (a := t.get("auroc", {}).get(depths[-1])) is not None]
+        shares = [100 * t["stopping"]["share"] for t in kept if "stopping" in t]
+        marks += [_spread(areas, 2) if areas else "", _spread(shares, 0) + " %" if shares else ""]
+        lines.append(f"| {task}, {test}, {arm} | {' | '.join(marks)} |")
+    lines += ["", "| % solved from several starts | one | residual | vote | cost | any |", "|---|" + "---:|" * 5]
+    for (task, test, arm), kept in own.items():
+        for depth in kept[0].get("breadth", {}):
+            wide = [t["breadth"][depth] for t in kept]
+            most = max((k for k in wide[0] if k != "mean"), key=int)
+            marks = [_spread([100 * w["mean"] for w in wide], 0)]
+            marks += [_spread([100 * w[most][k] for w in wide], 0) for k in ("residual", "vote", "cost", "any")]
+            lines.append(f"| {task}, {test}, {arm}, {depth} iterations, {most} starts | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
 def training(result: dict[str, Any]) -> str:
     """One line a preset and backbone."""
     lines = [
@@ -273,7 +306,8 @@ SPEED = (
 PAGES = {
     "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
-    "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED},
+    "docs/reasoning.md": {"reasoner": reasoner},
+    "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED} | {"speed-feature_caches-fine": feature_caches},
 }
 
 

@@ -366,6 +366,23 @@ def test_faulty_tokenizers_are_caught(fault, law):
         law(Smeared(fault))
 
 
+@pytest.mark.parametrize("what", ["dreamed", "other actions", "other frames"])
+def test_an_engine_that_observes_something_else_is_caught(what, monkeypatch):
+    observe = Engine.observe
+
+    def other(self, state, actions, observations):
+        if what == "dreamed":
+            return self.step(state, actions)[0]
+        if what == "other actions":
+            return observe(self, state, np.roll(actions, 1, 0), observations)
+        return observe(self, state, actions, {name: np.roll(v, 1, 0) for name, v in observations.items()})
+
+    check.observed_frames_are_a_context(small_world())
+    monkeypatch.setattr(Engine, "observe", other)
+    with pytest.raises(CheckFailed, match="context observed"):
+        check.observed_frames_are_a_context(small_world())
+
+
 def test_a_world_with_global_chance_is_caught():
     world = small_world()
     sample = world.decoder.sample

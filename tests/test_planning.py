@@ -1,7 +1,9 @@
 """Planners against what is known: Riccati, exhaustive search, limits in closed form; then the real engine."""
 
+import re
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -619,3 +621,15 @@ def test_a_true_future_ends_as_the_episode_does():
 
 class Unsaved(gym.Env):
     observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs/planning.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    shorter = {"steps=3000": "steps=450", '"20s"': '"4steps", preset="debug", device="cpu"', "steps=200": "steps=3"}
+    for long, short in shorter.items():
+        assert long in example
+        example = example.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert "(2, 12, 1)" in capsys.readouterr().out

@@ -13,7 +13,7 @@ SOURCE = Path(terrella.__file__).parent
 # Left to right, never back; what stands in one group does not import its neighbours there.
 LAYERS = [
     {"errors", "files"},
-    {"config", "registry", "spec"},
+    {"config", "registry", "spec", "puzzles"},
     {"actions"},
     {"arenas"},
     {"data"},

@@ -1,6 +1,10 @@
 """Measure what forecasting denoising steps saves and costs, beside the same world with fewer steps.
 
     python benchmarks/speed/feature_caches.py --json feature_caches.json
+    python benchmarks/speed/feature_caches.py --fine 15 --steps 16 64 --json feature_caches_fine.json
+
+The gallery's worlds take at most 8 steps. `--fine` trains one of CoinRun for so many minutes that takes up to 64, and
+measures it instead.
 
 For each world and number of steps: the plain engine, every cache by name, the schedule that dynamic programming finds
 best for half of the steps on a rollout of the world itself, and as control the plain engine at each smaller number of
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +33,17 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import arguments, in_turns, ratio, write_json
+from common import arguments, in_turns, ratio, recorded, write_json
 from compare import Walker, against_truth, apart, dreams, futures
 
+import terrella
 from terrella.engine import CACHES, Engine, FeatureCache
 from terrella.engine.cache_rules import best_mask
 from terrella.evaluation.metrics import ssim
 from terrella.evaluation.truth import Truth
 from terrella.nn.latents import Noise
-from terrella.world import World
+from terrella.training import world_config
+from terrella.world import Part, World
 
 
 def calibrated(world: World, steps: int, truth: Truth) -> FeatureCache:
@@ -102,20 +109,31 @@ def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[
     return rows
 
 
+def fine_world(minutes: float, out: Path) -> World:
+    """Train a world of CoinRun with a grid of 64 denoising steps, or open the one that is there."""
+    path = out / f"coinrun-fine-{minutes:g}m"
+    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+        return World.load(path)
+    data = recorded("procgen/coinrun", 60_000, out, seed=1000, max_episode_steps=500)
+    config = world_config("tiny", data.spec)
+    config = replace(config, decoder=Part("shortcut", {**config.decoder.config, "finest": 64}))
+    return terrella.train(data, path, budget=f"{60 * minutes:g}s", preset="tiny", config=config)
+
+
 def main() -> None:
     """Compare."""
     parser = arguments(__doc__, rounds=60)
     parser.add_argument("--worlds", nargs="*", default=["coinrun", "pong"], help="gallery names or folders")
+    parser.add_argument("--fine", type=float, metavar="MINUTES", help="measure a world trained for this, see above")
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where that world is kept")
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8], help="as far as a world goes")
     parser.add_argument("--episodes", type=int, default=32, help="futures compared (default 32)")
     parser.add_argument("--horizons", type=int, nargs="+", default=[1, 8, 32], help="default 1 8 32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
-    for name in options.worlds:
-        world = World.load(name)
-        finest = getattr(world.decoder.config, "finest", world.decoder.steps)
-        for steps in (s for s in options.steps if s <= finest):
+    for world in [fine_world(options.fine, options.out)] if options.fine else map(World.load, options.worlds):
+        for steps in (s for s in options.steps if s in world.decoder.choices):
             rows += measure(world, steps, options)
     result = {"benchmark": "feature_caches", "horizons": sorted(options.horizons), "episodes": options.episodes}
     write_json({**result, "threads": options.threads, "rows": rows}, options.json, seeds=[options.seed])

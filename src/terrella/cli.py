@@ -219,7 +219,7 @@ def info(what: Positional[str | None] = None, /) -> None:
 
     if what is None:
         print("worlds:", ", ".join(World.list_gallery()) or "none")
-        for kind in ("tokenizer", "dynamics", "decoder"):
+        for kind in ("tokenizer", "dynamics", "decoder", "planner"):
             print(f"{kind}:", ", ".join(names(kind)))
         return
     if (Path(what) / "dataset.json").exists():

@@ -62,6 +62,10 @@ class CheckFailed(TerrellaError):
     """A part breaks a law that every part keeps; the message names the law, what was expected and what came."""
 
 
+class PuzzleError(TerrellaError):
+    """A puzzle is ill-formed, has no or several solutions, or cannot be made as asked."""
+
+
 class ServingError(TerrellaError):
     """A client or server broke the protocol or a limit."""
 

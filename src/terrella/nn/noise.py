@@ -12,13 +12,35 @@ import math
 import torch
 from torch import Tensor
 
-SAMPLE, CONTEXT, PLAN = 1, 2, 3  # purposes: what the noise is for
+SAMPLE, CONTEXT, PLAN, REASON = 1, 2, 3, 4  # purposes: what the noise is for
 
 
 def keyed_normal(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:
     """Draw `count` standard normal numbers for each key: int64 seeds `(B,)`, frames `(B,)` -> float32 `(B, count)`."""
     draw = _opaque if torch.compiler.is_compiling() else _draw
     return draw(seeds, frames, purpose, count)
+
+
+class RowNoise:
+    """Standard normal noise for rows with a key each, int64 `(B,)`: no row's noise depends on its neighbours.
+
+    Each call is the next of the stream, so that rows which are drawn together must have begun together.
+    """
+
+    def __init__(self, seeds: Tensor, purpose: int):
+        self.seeds, self.purpose, self.calls = seeds, purpose, 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """Draw noise of the shape and type of `like` `(B, ...)`."""
+        frames = torch.full_like(self.seeds, self.calls)
+        self.calls += 1
+        return keyed_normal(self.seeds, frames, self.purpose, like[0].numel()).view(like.shape).to(like.dtype)
+
+
+def row_keys(rows: Tensor, seed: int | Tensor = 0) -> Tensor:
+    """Hash integers `(..., n)` and a seed to int64 keys `(...)`; different rows almost surely have different keys."""
+    place = _mix(torch.arange(rows.shape[-1], device=rows.device) + 1)
+    return _mix(_mix(rows.long() + place).sum(-1) ^ (_mix(torch.as_tensor(seed, device=rows.device))))
 
 
 def chance(generator: torch.Generator) -> float:

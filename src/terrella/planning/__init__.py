@@ -1,4 +1,4 @@
-"""Search in a world: objectives, planners, and control that plans again after every frame."""
+"""Search in a world: objectives, planners, control that plans again after every frame; and reasoners at rest."""
 
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .beam import Beam

@@ -113,7 +113,7 @@ class Settings:
     horizon: actions a plan has, H. candidates: imagined each iteration, S. iterations: without a budget. spread: of
     the first candidates: deviation of numbers in halves of their ranges, and around a given plan the share of
     choices drawn anew. beta: neighbouring steps are alike as noise of spectrum 1/f^beta is (0: not at all).
-    floor: the least spread, by which no number or choice is ever settled. max_rows: sessions imagined at a time.
+    max_rows: sessions imagined at a time.
 
     Raises `ConfigError` for values out of range.
     """
@@ -123,7 +123,6 @@ class Settings:
     iterations: int = 4
     spread: float = 0.5
     beta: float = 0.0
-    floor: float = 0.02
     max_rows: int = 256
 
     def __post_init__(self) -> None:
@@ -132,11 +131,25 @@ class Settings:
                 f"horizon {self.horizon}, candidates {self.candidates}, iterations {self.iterations} and max_rows "
                 f"{self.max_rows} must all be at least 1."
             )
-        if not self.spread > 0 or not self.beta >= 0 or not 0 <= self.floor <= 1:
-            raise ConfigError(
-                f"spread is {self.spread}, beta {self.beta}, floor {self.floor}; expected more than 0, at least 0, and "
-                "0 to 1."
-            )
+        if not self.spread > 0 or not self.beta >= 0:
+            raise ConfigError(f"spread is {self.spread}, beta {self.beta}; expected more than 0, and at least 0.")
+
+
+@dataclass(frozen=True)
+class Refitting(Settings):
+    """What planners share whose search follows the weighted candidates.
+
+    alpha: share of the old search that stays. floor: the least spread, so that no number or choice is ever settled:
+    deviation in halves of ranges, and the share of choices that stays uniform.
+    """
+
+    alpha: float = 0.0
+    floor: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha < 1 or not 0 <= self.floor <= 1:
+            raise ConfigError(f"alpha is {self.alpha}, floor {self.floor}; expected 0 to below 1, and 0 to 1.")
 
 
 class Planner(ABC):
@@ -224,9 +237,9 @@ class SamplingPlanner(Planner):
     ) -> Plan:
         """See `Planner.plan`.
 
-        start: the first candidate, without it the middle of the action space is. budget_steps: instead of `iterations`,
-        go on until so many evaluations are spent; at least one candidate. budget_ms: go on while another iteration as
-        slow as the slowest would fit; one is always made.
+        start: the first candidate, without it the middle of the action space is (the first of choices). budget_steps:
+        instead of `iterations`, go on until so many evaluations are spent; at least one candidate. budget_ms: go on
+        while another iteration as slow as the slowest would fit; one is always made.
         """
         config, objective, batch = self.config, as_objective(objective), state.batch
         space = Space(engine.spec.action)

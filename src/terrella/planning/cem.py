@@ -18,29 +18,28 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import SamplingPlanner, Settings
+from .base import Refitting, SamplingPlanner
 from .search import Search
 
 
 @dataclass(frozen=True)
-class CEMConfig(Settings):
-    """elites: share of the candidates from which the search is refitted. alpha: share of the old mean, deviation and
-    probabilities that stays. keep: share of the elites that stay for the next iteration. shrink: by how much fewer
-    candidates each iteration has, down to twice the elites. centre: whether the mean is a candidate.
+class CEMConfig(Refitting):
+    """elites: share of the candidates from which the search is refitted. keep: share of the elites that stay for the
+    next iteration. shrink: by how much fewer candidates each iteration has, down to twice the elites. centre: whether
+    the mean is a candidate.
     """
 
     elites: float = 0.1
-    alpha: float = 0.0
     keep: float = 0.0
     shrink: float = 1.0
     centre: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.elites <= 1 or not 0 <= self.alpha < 1 or not 0 <= self.keep <= 1 or not self.shrink >= 1:
+        if not 0 < self.elites <= 1 or not 0 <= self.keep <= 1 or not self.shrink >= 1:
             raise ConfigError(
-                f"elites is {self.elites}, alpha {self.alpha}, keep {self.keep}, shrink {self.shrink}; expected above "
-                "0 to 1, 0 to below 1, 0 to 1, and at least 1."
+                f"elites is {self.elites}, keep {self.keep}, shrink {self.shrink}; expected above 0 to 1, 0 to 1, and "
+                "at least 1."
             )
 
 

@@ -120,9 +120,11 @@ class MPC(Policy):
         planner: Planner | str = "icem",
         **settings: Any,
     ):
-        self._new = lambda seed: Controller(engine, objective, planner, **{**settings, "seed": seed})
-        self._new(0)  # refuses wrong settings now
-        self._engine, self._env, self._controller, self._seen = engine, None, None, False
+        self.engine, self.objective, self.planner, self.settings = engine, objective, planner, settings
+        self._new()  # refuses wrong settings now
+        self._env: gym.Env | None = None
+        self._controller: Controller | None = None
+        self._seen = False
 
     def prepare(self, spec: WorldSpec, env: gym.Env | None = None) -> None:
         """Check that the environment is one of the world's kind.
@@ -131,28 +133,31 @@ class MPC(Policy):
         """
         if env is None:
             raise ActionError("a planner needs the environment beside it; record without worker processes of a vector.")
-        if not self._engine.spec.same_interface(spec):
+        if not self.engine.spec.same_interface(spec):
             raise SpecError(
                 f"this environment has streams {spec.streams} and actions {spec.action}; the world it shall be planned "
-                f"in has {self._engine.spec.streams} and {self._engine.spec.action}."
+                f"in has {self.engine.spec.streams} and {self.engine.spec.action}."
             )
         self._env = env
 
     def begin(self, space: gym.Space, rng: np.random.Generator) -> None:
         """Forget the last episode."""
         del space
-        self._rng_seed = int(rng.integers(1 << 31))
-        self._controller, self._seen = self._new(0), False
+        self._seed = int(rng.integers(1 << 31))
+        self._controller, self._seen = self._new(), False
 
     def act(self, observation: Any) -> Any:
         """Take in what is seen and return the action to take now."""
         if self._env is None or self._controller is None:
             raise StateError("call prepare(spec, env) and begin(space, rng) first, as recording does.")
         seen = to_streams(self._env, observation)
-        frames = {name: np.asarray(seen[name])[None] for name in self._engine.spec.modelled}
+        frames = {name: np.asarray(seen[name])[None] for name in self.engine.spec.modelled}
         if self._seen:
             self._controller.see(frames)
         else:
-            self._controller.begin(frames, [self._rng_seed])
+            self._controller.begin(frames, [self._seed])
         self._seen = True
-        return actions.decode(self._engine.spec.action, self._controller.act()[0])
+        return actions.decode(self.engine.spec.action, self._controller.act()[0])
+
+    def _new(self) -> Controller:
+        return Controller(self.engine, self.objective, self.planner, **self.settings)

@@ -18,27 +18,24 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import SamplingPlanner, Settings
+from .base import Refitting, SamplingPlanner
 from .search import Search
 
 
 @dataclass(frozen=True)
-class MPPIConfig(Settings):
+class MPPIConfig(Refitting):
     """temperature: see the module. normalise: whether costs are measured by their spread. adapt: whether the deviation
-    follows the weighted candidates, too. alpha: share of the old mean that stays.
+    follows the weighted candidates, too.
     """
 
     temperature: float = 0.1
     normalise: bool = True
     adapt: bool = False
-    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0 or not 0 <= self.alpha < 1:
-            raise ConfigError(
-                f"temperature is {self.temperature}, alpha {self.alpha}; expected more than 0, and 0 to below 1."
-            )
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}; it must be more than 0.")
 
 
 @register("planner", "mppi")

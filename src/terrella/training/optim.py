@@ -1,4 +1,4 @@
-"""The optimiser: Muon for the matrices inside the backbone's layers, AdamW for everything else.
+"""The optimiser: Muon for the matrices inside the backbone's layers, AdamW for everything else; or AdamAtan2 for all.
 
 Ref: Jordan et al., Muon, 2024 (orthogonalised momentum); step sizes matched to AdamW's as in Liu et al., arXiv
 2502.16982.
@@ -6,7 +6,8 @@ Ref: Jordan et al., Muon, 2024 (orthogonalised momentum); step sizes matched to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ class Optimizer:
     WARM_STEPS = 100
     FLAT = 0.5
 
-    def __init__(self, module: nn.Module, lr: float, weight_decay: float, clip_norm: float, muon: bool):
+    def __init__(
+        self, module: nn.Module, lr: float, weight_decay: float, clip_norm: float, muon: bool, atan2: bool = False
+    ):
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         inner = {
             id(p) for n, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in n and "table" not in n
@@ -33,7 +36,8 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = []
         if rest:  # some tokenizers have nothing to learn
             rate = min(lr, 1e-3) if muon else lr
-            self.parts.append(torch.optim.AdamW(rest, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.95)))
+            adam = AdamAtan2 if atan2 else torch.optim.AdamW
+            self.parts.append(adam(rest, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.95)))
         if matrices:
             self.parts.append(
                 torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
@@ -71,6 +75,36 @@ class Optimizer:
             part = self.parts[int(i)]
             p = _members(part)[int(j)]
             part.state[p][key] = value.clone() if key == "step" else value.to(p.device).clone()
+
+
+class AdamAtan2(torch.optim.Optimizer):
+    """Adam without an epsilon: p <- p (1 - lr wd) - 1.27 lr atan2(m, sqrt v), with m and v corrected for their start.
+
+    The step depends on the ratio of m to sqrt v alone, however small the gradient; 1.27 makes the largest step 2 lr.
+    Ref: Everett et al., arXiv 2407.05872 (Adam-atan2).
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step down the gradients."""
+        del closure
+        for group in self.param_groups:
+            fast, slow = group["betas"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                state["step"] += 1
+                m = state["exp_avg"].lerp_(p.grad, 1 - fast)
+                v = state["exp_avg_sq"].mul_(slow).addcmul_(p.grad, p.grad, value=1 - slow)
+                steps = float(state["step"])  # rests on the CPU: no device waits
+                turn = torch.atan2(m / (1 - fast**steps), (v / (1 - slow**steps)).sqrt_())
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(turn, alpha=1.27 * group["lr"])
 
 
 class Average:
