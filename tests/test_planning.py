@@ -28,6 +28,7 @@ from terrella.planning import (
     Function,
     Future,
     Return,
+    SamplingPlanner,
     Search,
     Simulator,
     Space,
@@ -35,12 +36,12 @@ from terrella.planning import (
     plan,
 )
 from terrella.planning.search import coloured, draw_noise
-from terrella.registry import names
+from terrella.registry import lookup, names
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
 from terrella.world import World
 
-PLANNERS = names("planner")
+PLANNERS = [name for name in names("planner") if issubclass(lookup("planner", name), SamplingPlanner)]
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ class Decoder(nn.Module, ABC):
     It sees the backbone only as a function `predict(z_noisy, noise) -> x_hat`, already bound to past and action. The
     same function serves one frame `(B, N, Z)` when sampling and whole clips `(B, T, N, Z)` in training.
 
-    steps: how many times `sample` calls `predict` unless told otherwise.
+    steps: how many times `sample` calls `predict` unless told otherwise. differentiable: whether what it draws has a
+    gradient by what was predicted.
     """
 
     name: ClassVar[str] = ""
+    differentiable: ClassVar[bool] = True
     steps: int = 1
 
     @abstractmethod

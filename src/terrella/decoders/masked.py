@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ class Masked(Decoder):
     """The decoder for discrete tokens; latents that are no codes count as the nearest ones."""
 
     Config = MaskedConfig
+    differentiable: ClassVar[bool] = False  # drawing among values has no gradient
 
     def __init__(self, config: MaskedConfig):
         super().__init__()

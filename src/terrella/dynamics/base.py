@@ -27,9 +27,11 @@ class Dynamics(nn.Module, ABC):
     spec: the slabs of one session; `window` and `sinks` say which past frames are visible. example: tokens and actions
     that the laws are tested with, for a backbone that does not take just any. memory: the bounded memory that it steps
     with instead of its window, if any. agrees: for how many frames of a session the two paths agree; None: for ever.
+    differentiable: whether what it predicts has a gradient by numbers in actions, over many frames.
     """
 
     name: ClassVar[str] = ""
+    differentiable: ClassVar[bool] = True
     example: ClassVar[tuple[TokenSpec, ActionSpec] | None] = None
     spec: StateSpec
     memory: Memory | None = None

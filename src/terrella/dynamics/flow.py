@@ -72,6 +72,7 @@ class Flow(Dynamics):
     """
 
     Config = FlowConfig
+    differentiable: ClassVar[bool] = False  # places are whole cells
     example: ClassVar = (
         TokenSpec(9, 6, tuple((float(r), float(c)) for r in range(3) for c in range(3))),
         ActionSpec("multi_discrete", nvec=(3, 3), shape=(2,), motion=sliding(1, 5)),

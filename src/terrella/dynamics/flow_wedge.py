@@ -88,6 +88,7 @@ class FlowWedge(Dynamics):
     """
 
     Config = FlowWedgeConfig
+    differentiable: ClassVar[bool] = False  # places are whole cells
     example: ClassVar = (
         TokenSpec(4, 6, ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))),
         ActionSpec("discrete", n=4, motion=Motion((((0, 0, 1), (0, 0, -1), (-1, 0, 0), (0, 0, 0)),), "body")),

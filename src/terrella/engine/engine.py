@@ -23,6 +23,7 @@ from ..world import World
 from .budget import Budget
 from .caches import FeatureCache, find_cache
 from .compiled import CompiledStepper
+from .dream import Dream, dream
 from .frame import Frame, bring
 from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
@@ -227,6 +228,17 @@ class Engine:
             np.stack([f.terminated for f in frames], 1),
             {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
         )
+
+    def dream(self, state: State, actions: Tensor, *, observe: bool = True) -> Dream:
+        """Take actions `(B, T, W)` as `rollout` does, with a gradient by them; `state` stays usable.
+
+        For short futures: memory grows with every frame. Without feature caches and compiled graphs. Raises
+        `ConfigError` where the world has no gradient, `ActionError` or `StateError` as `rollout` does.
+        """
+        self._require_own(state)
+        for t in range(actions.shape[1]):
+            self._rows(actions[:, t].detach(), state.batch)
+        return dream(Stepper(self.world, self.steps, self.dtype), state, actions, observe)
 
     @torch.inference_mode()
     def picture(self, state: State) -> np.ndarray | None:

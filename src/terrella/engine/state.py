@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import StateError, StateSpent
 from ..files import atomic
+from ..nn.digest import digest
 from ..nn.slabs import Segment, Slabs, StateSpec
 
 FORMAT = 1
@@ -101,6 +102,14 @@ class State:
         if len({s.world for s in states}) > 1:
             raise StateError("states of different worlds cannot be merged; start them from the same engine.")
         return State(Slabs.merge([s.slabs for s in states]), torch.cat([s.seeds for s in states]), states[0].world)
+
+    def digest(self, tolerance: float, whole: bool = True) -> Tensor:
+        """Number each session by what it remembers, rounded to multiples of `tolerance`, by time and by seed.
+
+        int64 `(B,)`; sessions of equal numbers have, within the tolerance, equal futures. whole: whether frames in
+        sight count; without, only what is overwritten at each frame does, such as the last latent.
+        """
+        return digest(self.slabs, tolerance, whole) + self.seeds * 0x9E3779B97F4A7C1
 
     def save(self, path: str | Path) -> Path:
         """Write the state into one safetensors file, whole or not at all. This state stays usable."""

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from .latents import TokenSpec
 from .layers import RMSNorm
 from .rotary import rotate, rotation
-from .slabs import SlabSpec
+from .slabs import SlabSpec, writable
 
 DESCRIPTOR = 32  # numbers that describe a frame
 STEP = 1 / 1024  # similarities that differ by less count as equal
@@ -155,19 +155,20 @@ class History(nn.Module):
         clock, counts = slabs["history_clock"].long(), time_B >= self.sinks
         due, place = counts & (clock % self.stride == 0), clock % self.reach // self.stride
         row = torch.arange(len(clock), device=clock.device)
+        kept = {}
         for name, axis, value in (
             ("history_keys", 4, keys_BLNHd),
             ("history_values", 4, values_BLNHd),
             ("history_told", 1, told_BR),
         ):
-            places = slabs[name].movedim(axis, 1)
+            kept[name] = writable(slabs[name])
+            places = kept[name].movedim(axis, 1)
             here = due.view(-1, *[1] * (value.ndim - 1))
             places[row, place] = torch.where(here, value.to(places.dtype), places[row, place])
         clock = clock + counts
         # After the first round the clock goes round the second, so that it stays small and still says that all is full.
         clock = torch.where(clock == 2 * self.reach, self.reach, clock)
-        names = ("history_keys", "history_values", "history_told")
-        return {**{n: slabs[n] for n in names}, "history_clock": clock.float()}
+        return {**kept, "history_clock": clock.float()}
 
     # whole clips
 

@@ -126,12 +126,13 @@ class Slabs:
     def append(self, values: dict[str, Tensor], recurrent: dict[str, Tensor]) -> Slabs:
         """Write one frame of every framed slab, `(batch, *shape without frames)`, and replace the recurrent ones.
 
-        Consumes these slabs (the ring is written in place) and returns the next ones.
+        Consumes these slabs (the ring is written in place, unless autograd looks on) and returns the next ones.
         """
         slabs = self._with_room() if self.segments else self
         segments = slabs.segments
         if segments:
-            own = segments[-1]
+            own = replace(segments[-1], tensors={n: writable(t) for n, t in segments[-1].tensors.items()})
+            segments = [*segments[:-1], own]
             rows = torch.arange(slabs.batch, device=slabs.time.device)
             place = slabs._place(own)
             for name, value in values.items():
@@ -210,11 +211,13 @@ class Slabs:
     def select(self, index: Tensor) -> Slabs:
         """Return copies of the sessions at `index` `(m,)`, in that order; a past shared by all stays shared."""
         shared = [s for s in self.segments if s.shared]
-        if any(len(s.start) != 1 for s in shared):
-            return self.owned().select(index)
+        recurrent, time = {k: v[index] for k, v in self.recurrent.items()}, self.time[index]
+        if any(len(s.start) != 1 for s in shared):  # rows first: what becomes a ring is only what was asked for
+            segments = [replace(_rows(s, index // s.repeat), repeat=1) for s in self.segments]
+            return Slabs(self.spec, recurrent, segments, time).owned()
         segments = [replace(s, repeat=len(index)) for s in shared]
         segments += [_rows(s, index) for s in self.segments if not s.shared]
-        return Slabs(self.spec, {k: v[index] for k, v in self.recurrent.items()}, segments, self.time[index])
+        return Slabs(self.spec, recurrent, segments, time)
 
     @staticmethod
     def merge(many: Sequence[Slabs]) -> Slabs:
@@ -234,6 +237,11 @@ class Slabs:
                 )
             ]
         return Slabs(many[0].spec, recurrent, segments, torch.cat([s.time for s in owned]))
+
+
+def writable(x: Tensor) -> Tensor:
+    """The tensor to write in place: `x`, or a copy under autograd, which may still need what `x` holds."""
+    return x.clone() if torch.is_grad_enabled() else x
 
 
 def _segment(

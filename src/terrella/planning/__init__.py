@@ -1,38 +1,49 @@
 """Search in a world: objectives, planners, control that plans again after every frame; and reasoners at rest."""
 
-from .base import Plan, Planner, Settings, Trace, make_planner
+from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
+from .beam import Beam
+from .best_first import BestFirst
 from .cem import CEM, ICEM
+from .gradient import Gradient
+from .mcts import MCTS
 from .mpc import MPC, Controller
 from .mppi import MPPI
 from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
 from .run import plan
 from .search import Search, Space
+from .select import Verified
 from .shooting import PredictiveSampling, RandomShooting
 from .simulator import Simulator
 
 __all__ = [
     "CEM",
     "ICEM",
+    "MCTS",
     "MPC",
     "MPPI",
+    "Beam",
+    "BestFirst",
     "Constraint",
     "Controller",
     "Distance",
     "Effort",
     "Function",
     "Future",
+    "Gradient",
     "Objective",
     "Plan",
     "Planner",
     "PredictiveSampling",
     "RandomShooting",
     "Return",
+    "SamplingPlanner",
     "Search",
     "Settings",
     "Simulator",
     "Space",
     "Sum",
     "Trace",
+    "Verified",
     "make_planner",
     "plan",
 ]

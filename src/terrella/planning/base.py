@@ -1,9 +1,9 @@
-"""The loop that all planners share: draw candidates, imagine what comes of them, look closer where it was good.
+"""What a planner is, and the loop of those that sample: draw candidates, imagine them, look closer where it was good.
 
-A planner is a rule for the last of these: how much each candidate counts (`weights`), and what becomes of the search
-(`update`). Everything else is here once: candidates are branches of the states handed in (`State.fork`), those of one
-problem under one key of chance, so that no plan wins by luck; the best plan ever imagined is what is returned; the
-plan to start from is a candidate itself, so that it is never made worse; budgets are kept exactly.
+A sampling planner is a rule for the last of these: how much each candidate counts (`weights`), and what becomes of the
+search (`update`). Everything else is here once: candidates are branches of the states handed in (`State.fork`), those
+of one problem under one key of chance, so that no plan wins by luck; the best plan ever imagined is what is returned;
+the plan to start from is a candidate itself, so that it is never made worse; budgets are kept exactly.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Plan:
     """The best plan found for each of B problems.
 
     actions: rows `(B, H, W)`, as `Engine.step` takes them one after another. cost: `(B,)`, what it cost in imagination.
-    search: where the planner would look next.
+    search: where the planner would look next (a tree: how it would choose the first action, H = 1).
     """
 
     actions: np.ndarray
@@ -108,7 +108,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all planners share.
+    """What all sampling planners share.
 
     horizon: actions a plan has, H. candidates: imagined each iteration, S. iterations: without a budget. spread: of
     the first candidates: deviation of numbers in halves of their ranges, and around a given plan the share of
@@ -153,16 +153,48 @@ class Refitting(Settings):
 
 
 class Planner(ABC):
-    """Searches for the actions of least cost. A final class says how much candidates count and where to look next.
+    """Searches for the actions of least cost.
 
-    `Config` holds its settings. Register with `@register("planner", name)`; `make_planner(name)` then makes it.
+    `Config` holds its settings, `horizon` among them: the actions that a plan has, H. Register with
+    `@register("planner", name)`; `make_planner(name)` then makes it.
     """
 
     name: ClassVar[str]
-    Config: ClassVar[type[Settings]] = Settings
+    Config: ClassVar[type]
 
     def __init__(self, config: Any):
         self.config = config
+
+    @abstractmethod
+    def plan(
+        self,
+        engine: Any,
+        state: Any,
+        objective: Objective | Callable[[Future], np.ndarray],
+        *,
+        start: Plan | np.ndarray | None = None,
+        seed: int = 0,
+        budget_steps: int | None = None,
+        budget_ms: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Plan:
+        """Find actions for every session of `state`, B problems side by side, none of which touches another.
+
+        engine: an `Engine`, with a state of it, or a simulator with the same surface. objective: what to minimise.
+        start: a plan to begin from (`Plan.shifted` of the last one), which is never made worse. seed: of what is drawn,
+        with each session's own seed and time: equal states get equal plans. budget_steps: evaluations of the model
+        (frames times denoising steps) for each problem; never more. budget_ms: milliseconds for all of them; something
+        is always planned. clock: seconds.
+
+        `state` stays as it is. Raises `ConfigError` for a budget that is too small and for costs that do not fit,
+        `ActionError` for a start or actions that do not, and what the engine raises.
+        """
+
+
+class SamplingPlanner(Planner):
+    """Draws candidates. A final class says how much they count and where to look next."""
+
+    Config: ClassVar[type[Settings]] = Settings
 
     @abstractmethod
     def weights(self, cost_BS: np.ndarray) -> np.ndarray:
@@ -203,21 +235,15 @@ class Planner(ABC):
         budget_ms: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Plan:
-        """Find actions for every session of `state`, B problems side by side, none of which touches another.
+        """See `Planner.plan`.
 
-        engine: an `Engine`, with a state of it, or a simulator with the same surface. objective: what to minimise.
-        start: a plan to begin from (`Plan.shifted` of the last one); it is the first candidate, without it the middle
-        of the action space is (the first of choices). seed: of the candidates, with each session's own seed and time:
-        equal states get equal plans. budget_steps: instead of `iterations`, go on until so many evaluations of the
-        model (frames times denoising steps) are spent on each problem; never more. budget_ms: go on while another
-        iteration as slow as the slowest would fit; one is always made. clock: seconds.
-
-        `state` stays as it is. Raises `ConfigError` for a budget below one candidate and for costs that do not fit,
-        `ActionError` for a start or actions that do not, and what the engine raises.
+        start: the first candidate, without it the middle of the action space is (the first of choices). budget_steps:
+        instead of `iterations`, go on until so many evaluations are spent; at least one candidate. budget_ms: go on
+        while another iteration as slow as the slowest would fit; one is always made.
         """
         config, objective, batch = self.config, as_objective(objective), state.batch
         space = Space(engine.spec.action)
-        given = None if start is None else _checked(start, (batch, config.horizon, space.width), space)
+        given = None if start is None else checked_start(start, (batch, config.horizon, space.width), space)
         price = config.horizon * engine.steps
         left = _rollouts(budget_steps, price)
         iterations = config.iterations if left is None and budget_ms is None else None
@@ -275,14 +301,20 @@ def imagine(engine: Model, state: Sessions, rows_BSHW: np.ndarray, objective: Ob
             flat = np.ascontiguousarray(rows.reshape(-1, horizon, width))
             _, frame = engine.rollout(part.fork(rows.shape[1]), flat, observe=objective.observe)
             problem = np.repeat(np.array(some), rows.shape[1])
-            given = objective.cost(Future(flat, frame.reward, frame.terminated, frame.observation, problem))
-            if np.shape(given) != (len(flat),) or not (given > -np.inf).all():
-                raise ConfigError(
-                    f"the objective gave shape {np.shape(given)} for {len(flat)} futures, or NaN or -infinity among "
-                    "them; expected one number each, infinity for a future that is out of the question."
-                )
+            given = costs(objective, Future(flat, frame.reward, frame.terminated, frame.observation, problem))
             cost[b : b + problems, s : s + each] = given.reshape(rows.shape[:2])
     return cost
+
+
+def costs(objective: Objective, future: Future) -> np.ndarray:
+    """What R futures cost, `(R,)`; raises `ConfigError` where the objective does not give one number each."""
+    given = objective.cost(future)
+    if np.shape(given) != (len(future.rows),) or not (given > -np.inf).all():
+        raise ConfigError(
+            f"the objective gave shape {np.shape(given)} for {len(future.rows)} futures, or NaN or -infinity among "
+            "them; expected one number each, infinity for a future that is out of the question."
+        )
+    return given
 
 
 def make_planner(name: str, **settings: Any) -> Planner:
@@ -303,7 +335,8 @@ def _rollouts(budget_steps: int | None, price: int) -> int | None:
     return None if budget_steps is None else budget_steps // price
 
 
-def _checked(start: Plan | np.ndarray, shape: tuple[int, int, int], space: Space) -> np.ndarray:
+def checked_start(start: Plan | np.ndarray, shape: tuple[int, int, int], space: Space) -> np.ndarray:
+    """A plan to start from as rows `(B, H, W)` within bounds; raises `ActionError` for another shape."""
     rows = np.asarray(start.actions if isinstance(start, Plan) else start, np.float64)
     if rows.shape != shape or not np.isfinite(rows).all():
         raise ActionError(f"a start has shape {rows.shape}; expected {shape} for these sessions, every number finite.")

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import Planner, Refitting
+from .base import Refitting, SamplingPlanner
 from .search import Search
 
 
@@ -54,7 +54,7 @@ class ICEMConfig(CEMConfig):
     centre: bool = True
 
 
-class _CrossEntropy(Planner):
+class _CrossEntropy(SamplingPlanner):
     """What the two share, which is all but their defaults."""
 
     config: CEMConfig

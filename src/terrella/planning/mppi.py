@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import Planner, Refitting
+from .base import Refitting, SamplingPlanner
 from .search import Search
 
 
@@ -39,7 +39,7 @@ class MPPIConfig(Refitting):
 
 
 @register("planner", "mppi")
-class MPPI(Planner):
+class MPPI(SamplingPlanner):
     """See the module. The mean is a candidate of every iteration but the first."""
 
     Config = MPPIConfig

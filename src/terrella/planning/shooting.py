@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..registry import register
-from .base import Planner, Settings
+from .base import SamplingPlanner, Settings
 from .search import Search, Space
 
 
 @register("planner", "random")
-class RandomShooting(Planner):
+class RandomShooting(SamplingPlanner):
     """Draws every candidate uniformly from the action space (a Gaussian where there are no bounds); keeps the best."""
 
     Config = Settings
@@ -36,7 +36,7 @@ class RandomShooting(Planner):
 
 
 @register("planner", "predictive")
-class PredictiveSampling(Planner):
+class PredictiveSampling(SamplingPlanner):
     """Draws candidates around the best plan so far, a_i = a + std eps_i, with a spread that stays.
 
     Choices of the best plan stay with probability 1 - spread and are drawn anew otherwise.

@@ -7,6 +7,7 @@ engine's is: candidates of one problem meet the same luck, which is not the luck
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,24 @@ class Moments:
         if not index or min(index) < 0 or max(index) >= self.batch:
             raise StateError(f"select({index}): indices must lie in 0..{self.batch - 1}, at least one.")
         return Moments(tuple(self.saved[i] for i in index), self.seeds[index], self.time[index], self.ended[index])
+
+    def reseed(self, seeds: Sequence[int]) -> Moments:
+        """The same sessions with other chance, one key each; raises `StateError` for another number of keys."""
+        if len(seeds) != self.batch:
+            raise StateError(f"{len(seeds)} seeds for {self.batch} sessions; give one each.")
+        return Moments(self.saved, torch.tensor(list(seeds), dtype=torch.int64), self.time, self.ended)
+
+    @staticmethod
+    def merge(states: Sequence[Moments]) -> Moments:
+        """Put the sessions of several into one batch, in order."""
+        seeds, time = (torch.cat([getattr(s, name) for s in states]) for name in ("seeds", "time"))
+        return Moments(sum((s.saved for s in states), ()), seeds, time, np.concatenate([s.ended for s in states]))
+
+    def digest(self, tolerance: float, whole: bool = True) -> Tensor:
+        """Number each session by its saved state, int64 `(B,)`: only equal states have equal numbers."""
+        del tolerance, whole
+        short = [hashlib.blake2b(saved, digest_size=8).digest() for saved in self.saved]
+        return torch.from_numpy(np.frombuffer(b"".join(short), np.int64).copy()) + self.seeds + self.time
 
 
 class Simulator:

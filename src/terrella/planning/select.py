@@ -1,0 +1,141 @@
+"""Which of several plans to take: the cheapest, the one most like the others, or the one that holds under other chance.
+
+A search looks for what is cheap under one key of chance, and finds what that key favours. Other keys, which no search
+has seen, say what a plan is worth: what it costs on average, or at worst.
+
+    B problems   P plans   K keys   H steps   W numbers in one action
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..registry import register
+from .base import Model, Plan, Planner, Sessions, Trace, imagine, make_planner
+from .objective import Future, Objective, as_objective
+from .search import Space
+
+Rule = Literal["cost", "consensus", "mean", "worst"]
+
+
+class Reseeded(Sessions, Protocol):
+    """What verifying needs of a state beyond `Sessions`."""
+
+    def reseed(self, seeds: Sequence[int]) -> Any:
+        """The same sessions with other chance; this state may be consumed."""
+        ...
+
+
+def medoid(space: Space, rows: np.ndarray) -> np.ndarray:
+    """Which of the plans `(B, P, H, W)` is nearest to all others on average, `(B,)`, the first of equals.
+
+    Numbers differ by halves of their ranges, choices by whether they do.
+    """
+    numbers = rows[..., space.numbers] / np.where(space.half > 0, space.half, 1.0)
+    picks = rows[..., space.picks]
+    apart = np.abs(numbers[:, :, None] - numbers[:, None]).sum((3, 4))
+    apart = apart + (picks[:, :, None] != picks[:, None]).sum((3, 4))
+    return apart.sum(2).argmin(1)
+
+
+def verified(
+    engine: Model, state: Reseeded, rows: np.ndarray, objective: Objective, keys: int, max_rows: int = 256
+) -> np.ndarray:
+    """What plans `(B, P, H, W)` cost under `keys` other keys of chance, `(K, B, P)`, the same ones for all plans."""
+    base = state.seeds.cpu() * 1_000_003
+    again = (state.fork(1).reseed((base + 1 + k).tolist()) for k in range(keys))
+    return np.stack([imagine(engine, other, rows, objective, max_rows) for other in again])
+
+
+@dataclass(frozen=True)
+class VerifiedSettings:
+    """horizon: actions a plan has, H. inner, settings: what searches, by name. plans: searches, P, which differ in
+    what they draw. rule: `cost`, the least; `consensus`, the medoid; `mean` or `worst`, the least under other keys of
+    chance. keys: how many of these, K. max_rows: sessions imagined at a time when verifying.
+    """
+
+    horizon: int = 12
+    inner: str = "icem"
+    settings: dict[str, Any] = field(default_factory=dict)
+    plans: int = 4
+    rule: Rule = "mean"
+    keys: int = 4
+    max_rows: int = 256
+
+    def __post_init__(self) -> None:
+        if min(self.horizon, self.plans, self.keys, self.max_rows) < 1 or self.inner == "verified":
+            raise ConfigError(
+                f"horizon {self.horizon}, plans {self.plans}, keys {self.keys} and max_rows {self.max_rows} must be at "
+                f"least 1, and the planner another one than this (it is {self.inner!r})."
+            )
+
+
+@register("planner", "verified")
+class Verified(Planner):
+    """Lets another planner search several times, and chooses among its plans.
+
+    Worth it for planners that draw: one that tries everything finds the same plan each time. `Plan.cost` is by the
+    rule. Trace: an iteration is a search, `mean` what its plan cost under its own chance.
+    """
+
+    Config: ClassVar[type[VerifiedSettings]] = VerifiedSettings
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.inner = make_planner(config.inner, **{**config.settings, "horizon": config.horizon})
+
+    def plan(
+        self,
+        engine: Model,
+        state: Reseeded,
+        objective: Objective | Callable[[Future], np.ndarray],
+        *,
+        start: Plan | np.ndarray | None = None,
+        seed: int = 0,
+        budget_steps: int | None = None,
+        budget_ms: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Plan:
+        """See `Planner.plan`. Verifying is paid from the budget first; of time, it gets as much as a search does."""
+        config, objective = self.config, as_objective(objective)
+        verify = config.rule in ("mean", "worst")
+        price = config.plans * config.keys * config.horizon * engine.steps if verify else 0
+        if budget_steps is not None and budget_steps <= price:
+            raise ConfigError(
+                f"budget_steps is {budget_steps}, but verifying {config.plans} plans takes {price}; give more, or "
+                "verify fewer."
+            )
+        each = None if budget_steps is None else (budget_steps - price) // config.plans
+        share = None if budget_ms is None else budget_ms / (config.plans + verify)
+        found = [
+            self.inner.plan(
+                engine,
+                state,
+                objective,
+                start=start,
+                seed=seed * config.plans + p,
+                budget_steps=each,
+                budget_ms=share,
+                clock=clock,
+            )
+            for p in range(config.plans)
+        ]
+        rows, cost = np.stack([p.actions for p in found], 1), np.stack([p.cost for p in found], 1)
+        own = cost
+        if verify:
+            many = verified(engine, state, rows, objective, config.keys, config.max_rows)
+            cost = many.mean(0) if config.rule == "mean" else many.max(0)
+        chosen = medoid(Space(engine.spec.action), rows) if config.rule == "consensus" else cost.argmin(1)
+        b = np.arange(len(rows))
+        best = np.minimum.accumulate(own.T, 0)
+        best[-1] = cost[b, chosen]
+        steps = np.cumsum([p.trace.steps[-1] for p in found])
+        steps[-1] += price
+        trace = Trace(best, own.T, np.stack([p.trace.spread[-1] for p in found]), steps)
+        return Plan(rows[b, chosen], cost[b, chosen], trace, found[0].search)
