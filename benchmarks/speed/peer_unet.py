@@ -14,12 +14,10 @@ where the episode has frames left for the furthest horizon, if it is as long. `r
 | `mse_raw` | the error of each start at each horizon, null past what the recording has |
 
 `n` counts the starts that reach each horizon and `n_episodes` the episodes they come from; `references` has the errors
-of the last seen frame and of the mean training frame. `speed` is frames a second of one session, from action to uint8
-frame, all timed in turns: the world as it comes (float32) and in bfloat16, the peer in both and with either order of
-channels. `speed_ratio` divides the fastest peer's time by that of the world as it comes, `speed_ratio_fastest` by the
-faster world's. Errors of the world are those of float32, the peer's of `--peer-precision`; where that is
-bfloat16, `peer_precision_gap` is its error up to horizon 8 over that of float32, for the first seed. Squared error
-rewards averaging over what cannot be known, and both models draw samples.
+of the last seen frame and of the mean training frame. Errors of the world are those of float32, the peer's of
+`--peer-precision`; where that is bfloat16, `peer_precision_gap` is its error up to horizon 8 over that of float32, for
+the first seed. Squared error rewards averaging over what cannot be known, and both models draw samples. Frames a second
+are in `peer_speed.py`.
 
 Data, worlds and peers are kept in `--out` and not made again.
 """
@@ -30,16 +28,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import in_turns, median, ratio, recorded, write_json
-from peer_engine import ORDERS, PeerEngine, image_stream
+from common import recorded, write_json
+from peer_engine import PeerEngine, image_stream
 from peer_training import Recipe, trained_peer
 from unet import STEPS, Denoiser
 
@@ -58,14 +55,6 @@ HORIZONS = (1, 2, 4, 8, 16, 32, 50, 100, 200)
 ACTIONS_AT = 8  # the horizon at which actions are put to the test
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Predict = Callable[[np.ndarray, Sequence[int]], np.ndarray]  # actions (B, T, W), horizons -> frames (B, H, h, w, C)
-
-
-class Player(Dreamer, Protocol):
-    """A dreamer that also takes single steps."""
-
-    def step(self, state: Any, actions: Any) -> tuple[Any, Any]:
-        """Take one action, rows `(B, W)`; returns the next state and a frame."""
-        ...
 
 
 def trained_world(data: Dataset, minutes: float, seed: int, device: str) -> World:
@@ -142,46 +131,10 @@ def references(data: Dataset, truth: Truth, horizons: Sequence[int]) -> dict[str
     return {who: {key: found[key] for key in ("mse", "mse_interval")} for who, found in scores.items()}
 
 
-def timed(players: dict[str, Player], truth: Truth, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of single steps of one session, all players in turns, from an action to its frame in uint8."""
-    one = truth.first(1)
-
-    def stepper(player: Player) -> Callable[[], None]:
-        state, rows = player.start(*one.start(), seeds=one.seeds), cycle(one.future.swapaxes(0, 1))
-
-        def advance() -> None:
-            nonlocal state
-            state, _ = player.step(state, next(rows))
-
-        return advance
-
-    return dict(zip(players, in_turns(rounds, *(stepper(player) for player in players.values()))))
-
-
-def speeds(world: World, denoiser: Denoiser, truth: Truth, options: argparse.Namespace) -> dict[str, Any]:
-    """Time world and peer in all the ways there are, and divide."""
-    players: dict[str, Player] = {}
-    for precision, dtype in PRECISIONS.items():
-        players[f"terrella, {precision}"] = Engine(world, steps=options.denoise, dtype=dtype)
-        for order in ORDERS:
-            players[f"peer, {precision}, {order}"] = PeerEngine(denoiser, world.spec, dtype=dtype, order=order)
-    times = timed(players, truth, options.rounds)
-
-    def fastest(who: str) -> str:
-        return min((name for name in times if name.startswith(who)), key=lambda name: median(times[name]))
-
-    peer, best = fastest("peer"), fastest("terrella")
-    result: dict[str, Any] = {"speed": {name: round(1e3 / median(taken), 2) for name, taken in times.items()}}
-    result["speed_fastest"] = [best, peer]
-    result["speed_ratio"], result["speed_ratio_quartiles"] = ratio(times[peer], times["terrella, float32"])
-    result["speed_ratio_fastest"], result["speed_ratio_fastest_quartiles"] = ratio(times[peer], times[best])
-    return result | {"milliseconds": {name: [round(t, 4) for t in taken] for name, taken in times.items()}}
-
-
 def compared(
     data: Dataset, truth: Truth, seed: int, options: argparse.Namespace
-) -> tuple[list[dict[str, Any]], tuple[World, Denoiser]]:
-    """Train what is missing for one seed; returns its two rows, and world and peer."""
+) -> tuple[list[dict[str, Any]], Denoiser]:
+    """Train what is missing for one seed; returns its two rows, and the peer."""
     name, _ = image_stream(data.spec)
     world = trained_world(data, options.minutes, seed, options.device)
     recipe = Recipe(60 * options.minutes, seed, options.peer_batch, options.peer_lr)
@@ -198,7 +151,7 @@ def compared(
         found = score(lambda a, h, p=player: dream(p, truth, a, h)[0][name], truth, data, options.horizons, seed)
         rows.append({"model": model, "seed": seed, "parameters": parameters, **found, "training": record})
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "mse_raw"}), flush=True)
-    return rows, (world, denoiser)
+    return rows, denoiser
 
 
 def precision_gap(denoiser: Denoiser, truth: Truth, data: Dataset, dtype: torch.dtype) -> list[float]:
@@ -220,7 +173,6 @@ def main() -> None:
         "--horizons", type=int, nargs="+", default=HORIZONS, help="frames ahead; 8 is always among them"
     )
     parser.add_argument("--starts", type=int, default=32, help="futures compared (default 32)")
-    parser.add_argument("--rounds", type=int, default=30, help="timings of each kind (default 30)")
     parser.add_argument("--denoise", type=int, default=2, help="denoising steps of the world (default 2)")
     parser.add_argument("--peer-batch", type=int, default=32, help="published: 32")
     parser.add_argument("--peer-lr", type=float, default=1e-4, help="published: 1e-4")
@@ -236,11 +188,11 @@ def main() -> None:
     data = recorded(options.env, options.steps, options.out, seed=1000, max_episode_steps=500)
     truth = futures(data, options.starts, options.horizons, 0)
     rows: list[dict[str, Any]] = []
-    pairs: list[tuple[World, Denoiser]] = []
+    denoisers: list[Denoiser] = []
     for seed in options.seeds:
-        found, pair = compared(data, truth, seed, options)
+        found, denoiser = compared(data, truth, seed, options)
         rows += found
-        pairs.append(pair)  # speed does not depend on the weights: the first pair is timed
+        denoisers.append(denoiser)
     result = {
         "benchmark": "peer_unet",
         "env": options.env,
@@ -257,10 +209,9 @@ def main() -> None:
         "peer_precision": options.peer_precision,
         "peer_precision_gap": None
         if options.peer_precision == "float32"
-        else precision_gap(pairs[0][1], truth, data, PRECISIONS[options.peer_precision]),
+        else precision_gap(denoisers[0], truth, data, PRECISIONS[options.peer_precision]),
         "rows": rows,
         "references": references(data, truth, options.horizons),
-        **speeds(*pairs[0], truth, options),
     }
     write_json(result, options.json, seeds=options.seeds)
 
