@@ -152,8 +152,23 @@ class Refitting(Settings):
             raise ConfigError(f"alpha is {self.alpha}, floor {self.floor}; expected 0 to below 1, and 0 to 1.")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `Planner.plan` was asked for, checked. start: rows `(B, H, W)` within bounds, or None. The rest as there."""
+
+    engine: Any
+    state: Any
+    objective: Objective
+    space: Space
+    start: np.ndarray | None
+    seed: int
+    budget_steps: int | None
+    budget_ms: float | None
+    clock: Callable[[], float]
+
+
 class Planner(ABC):
-    """Searches for the actions of least cost.
+    """Searches for the actions of least cost. A final class says how, in `solve`.
 
     `Config` holds its settings, `horizon` among them: the actions that a plan has, H. Register with
     `@register("planner", name)`; `make_planner(name)` then makes it.
@@ -166,6 +181,9 @@ class Planner(ABC):
         self.config = config
 
     @abstractmethod
+    def solve(self, request: Request) -> Plan:
+        """Plan what `plan` was asked for."""
+
     def plan(
         self,
         engine: Any,
@@ -189,6 +207,9 @@ class Planner(ABC):
         `state` stays as it is. Raises `ConfigError` for a budget that is too small and for costs that do not fit,
         `ActionError` for a start or actions that do not, and what the engine raises.
         """
+        wanted, space = as_objective(objective), Space(engine.spec.action)
+        given = None if start is None else _checked(start, (state.batch, self.config.horizon, space.width), space)
+        return self.solve(Request(engine, state, wanted, space, given, seed, budget_steps, budget_ms, clock))
 
 
 class SamplingPlanner(Planner):
@@ -223,29 +244,17 @@ class SamplingPlanner(Planner):
         """Whether the most likely plan is a candidate of every iteration but the first."""
         return False
 
-    def plan(
-        self,
-        engine: Model,
-        state: Sessions,
-        objective: Objective | Callable[[Future], np.ndarray],
-        *,
-        start: Plan | np.ndarray | None = None,
-        seed: int = 0,
-        budget_steps: int | None = None,
-        budget_ms: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> Plan:
+    def solve(self, request: Request) -> Plan:
         """See `Planner.plan`.
 
         start: the first candidate, without it the middle of the action space is (the first of choices). budget_steps:
         instead of `iterations`, go on until so many evaluations are spent; at least one candidate. budget_ms: go on
         while another iteration as slow as the slowest would fit; one is always made.
         """
-        config, objective, batch = self.config, as_objective(objective), state.batch
-        space = Space(engine.spec.action)
-        given = None if start is None else checked_start(start, (batch, config.horizon, space.width), space)
+        config, engine, state, space = self.config, request.engine, request.state, request.space
+        batch, given, budget_ms, clock = state.batch, request.start, request.budget_ms, request.clock
         price = config.horizon * engine.steps
-        left = _rollouts(budget_steps, price)
+        left = _rollouts(request.budget_steps, price)
         iterations = config.iterations if left is None and budget_ms is None else None
         search = self.begin(space, batch, given)
         best_rows, best_cost = np.empty((batch, config.horizon, space.width)), np.full(batch, np.inf)
@@ -259,11 +268,11 @@ class SamplingPlanner(Planner):
             if count == 0 or i == iterations or (late and i > 0):
                 break
             shape = count, config.horizon, search.noise_width
-            noise = draw_noise(state.seeds, state.time * _MOST_ITERATIONS + i, seed, shape, config.beta)
+            noise = draw_noise(state.seeds, state.time * _MOST_ITERATIONS + i, request.seed, shape, config.beta)
             rows = search.sample(noise)
             if i == 0 or self.centred:
                 rows[:, 0] = search.mode() if i > 0 or given is None else given
-            cost = imagine(engine, state, rows, objective, config.max_rows)
+            cost = imagine(engine, state, rows, request.objective, config.max_rows)
             first = cost.argmin(1)
             better = np.take_along_axis(cost, first[:, None], 1)[:, 0] < best_cost
             if i == 0:
@@ -335,7 +344,7 @@ def _rollouts(budget_steps: int | None, price: int) -> int | None:
     return None if budget_steps is None else budget_steps // price
 
 
-def checked_start(start: Plan | np.ndarray, shape: tuple[int, int, int], space: Space) -> np.ndarray:
+def _checked(start: Plan | np.ndarray, shape: tuple[int, int, int], space: Space) -> np.ndarray:
     """A plan to start from as rows `(B, H, W)` within bounds; raises `ActionError` for another shape."""
     rows = np.asarray(start.actions if isinstance(start, Plan) else start, np.float64)
     if rows.shape != shape or not np.isfinite(rows).all():

@@ -12,8 +12,6 @@ factor, and a first step that changes no number by more than `rate`.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -24,8 +22,8 @@ from torch import Tensor
 from ..engine import Dream
 from ..errors import ConfigError
 from ..registry import register
-from .base import Model, Plan, Planner, Sessions, Trace, checked_start
-from .objective import Future, Objective, as_objective
+from .base import Model, Plan, Planner, Request, Sessions, Trace
+from .objective import Objective
 from .search import Search, Space, draw_noise
 from .smooth import SmoothFuture, smooth_cost
 
@@ -71,34 +69,24 @@ class Gradient(Planner):
 
     Config: ClassVar[type[GradientSettings]] = GradientSettings
 
-    def plan(
-        self,
-        engine: Differentiable,
-        state: Sessions,
-        objective: Objective | Callable[[Future], np.ndarray],
-        *,
-        start: Plan | np.ndarray | None = None,
-        seed: int = 0,
-        budget_steps: int | None = None,
-        budget_ms: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> Plan:
+    def solve(self, request: Request) -> Plan:
         """See `Planner.plan`; budgets as of sampling planners.
 
         Raises `ConfigError` also for actions that are not numbers, for a world without a gradient, and for functions
         that are not written with torch.
         """
-        config, objective, batch, space = self.config, as_objective(objective), state.batch, Space(engine.spec.action)
+        config, engine, state, space = self.config, request.engine, request.state, request.space
+        objective, batch, given = request.objective, state.batch, request.start
+        budget_steps, budget_ms, clock = request.budget_steps, request.budget_ms, request.clock
         if len(space.picks) or space.whole.any():
             raise ConfigError("these actions are choices, which have no gradient; plan with cem, beam or mcts.")
         price = config.horizon * engine.steps
         most = np.inf if budget_steps is None else budget_steps // price
         if most < 1:
             raise ConfigError(f"budget_steps is {budget_steps}, but one start takes {price}; give more.")
-        given = None if start is None else checked_start(start, (batch, config.horizon, space.width), space)
         search = Search.begin(space, batch, config.horizon, config.spread, given)
         count = int(min(config.restarts, most))
-        noise = draw_noise(state.seeds, state.time, seed, (count, config.horizon, search.noise_width))
+        noise = draw_noise(state.seeds, state.time, request.seed, (count, config.horizon, search.noise_width))
         rows = search.sample(noise)
         rows[:, 0] = search.mode() if given is None else given
         limit = config.iterations if budget_steps is None and budget_ms is None else np.inf

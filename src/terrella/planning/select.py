@@ -8,8 +8,7 @@ has seen, say what a plan is worth: what it costs on average, or at worst.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -17,8 +16,8 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..registry import register
-from .base import Model, Plan, Planner, Sessions, Trace, imagine, make_planner
-from .objective import Future, Objective, as_objective
+from .base import Model, Plan, Planner, Request, Sessions, Trace, imagine, make_planner
+from .objective import Objective
 from .search import Space
 
 Rule = Literal["cost", "consensus", "mean", "worst"]
@@ -90,20 +89,10 @@ class Verified(Planner):
         super().__init__(config)
         self.inner = make_planner(config.inner, **{**config.settings, "horizon": config.horizon})
 
-    def plan(
-        self,
-        engine: Model,
-        state: Reseeded,
-        objective: Objective | Callable[[Future], np.ndarray],
-        *,
-        start: Plan | np.ndarray | None = None,
-        seed: int = 0,
-        budget_steps: int | None = None,
-        budget_ms: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> Plan:
+    def solve(self, request: Request) -> Plan:
         """See `Planner.plan`. Verifying is paid from the budget first; of time, it gets as much as a search does."""
-        config, objective = self.config, as_objective(objective)
+        config, engine, state, objective = self.config, request.engine, request.state, request.objective
+        budget_steps, budget_ms = request.budget_steps, request.budget_ms
         verify = config.rule in ("mean", "worst")
         price = config.plans * config.keys * config.horizon * engine.steps if verify else 0
         if budget_steps is not None and budget_steps <= price:
@@ -118,11 +107,11 @@ class Verified(Planner):
                 engine,
                 state,
                 objective,
-                start=start,
-                seed=seed * config.plans + p,
+                start=request.start,
+                seed=request.seed * config.plans + p,
                 budget_steps=each,
                 budget_ms=share,
-                clock=clock,
+                clock=request.clock,
             )
             for p in range(config.plans)
         ]
@@ -131,7 +120,7 @@ class Verified(Planner):
         if verify:
             many = verified(engine, state, rows, objective, config.keys, config.max_rows)
             cost = many.mean(0) if config.rule == "mean" else many.max(0)
-        chosen = medoid(Space(engine.spec.action), rows) if config.rule == "consensus" else cost.argmin(1)
+        chosen = medoid(request.space, rows) if config.rule == "consensus" else cost.argmin(1)
         b = np.arange(len(rows))
         best = np.minimum.accumulate(own.T, 0)
         best[-1] = cost[b, chosen]

@@ -6,7 +6,6 @@ that have come to the same are one, if asked for (`merge`): the one that costs l
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import ConfigError
-from .base import Model, Plan, Planner, Trace, checked_start
+from .base import Plan, Planner, Request, Trace
 from .nodes import Branches, Growth, Value, action_sets, with_start
-from .objective import Future, Objective, as_objective
-from .search import Space
 
 
 @dataclass(frozen=True)
@@ -155,29 +152,17 @@ class TreePlanner(Planner):
     def search(self, task: Task) -> Plan:
         """Grow the trees and return the plan."""
 
-    def plan(
-        self,
-        engine: Model,
-        state: Branches,
-        objective: Objective | Callable[[Future], np.ndarray],
-        *,
-        start: Plan | np.ndarray | None = None,
-        seed: int = 0,
-        budget_steps: int | None = None,
-        budget_ms: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> Plan:
+    def solve(self, request: Request) -> Plan:
         """See `Planner.plan`. The objective is asked about beginnings of plans, too, which are shorter futures.
 
         start: imagined first; where its numbers are not among the actions tried, they are tried as well. seed: of drawn
         actions; where all are tried, it does not matter.
         """
-        config, space = self.config, Space(engine.spec.action)
-        sets = action_sets(space, state, config.horizon, config.branching, config.grid, config.spread, seed)
-        chosen = None
+        config, engine, state, start = self.config, request.engine, request.state, request.start
+        budget_steps, tried = request.budget_steps, (config.branching, config.grid, config.spread)
+        sets, chosen = action_sets(request.space, state, config.horizon, *tried, request.seed), None
         if start is not None:
-            given = checked_start(start, (state.batch, config.horizon, space.width), space)
-            sets, chosen = with_start(sets, given)
+            sets, chosen = with_start(sets, start)
         most = None if budget_steps is None else budget_steps // engine.steps
         needed = config.horizon if start is not None else self.least(sets.shape[1])
         if most is not None and most < needed:
@@ -185,8 +170,8 @@ class TreePlanner(Planner):
                 f"budget_steps is {budget_steps}, but the least plan takes {needed * engine.steps} ({needed} frames "
                 f"with {sets.shape[1]} actions at a node); give more, or plan less far ahead."
             )
-        growth = Growth(engine, as_objective(objective), sets, self.value, config.discount, config.over)
-        return self.search(Task(growth, state, chosen, most, budget_ms, clock))
+        growth = Growth(engine, request.objective, sets, self.value, config.discount, config.over)
+        return self.search(Task(growth, state, chosen, most, request.budget_ms, request.clock))
 
 
 def keys(growth: Growth, config: MergeSettings, state: Branches, ids: np.ndarray) -> np.ndarray:
