@@ -13,11 +13,12 @@ from terrella.engine import Engine
 from terrella.evaluation import table
 from terrella.evaluation.gather import stream_scale
 from terrella.evaluation.metrics import frame_mse
+from terrella.evaluation.moments import POLICY
 from terrella.evaluation.rollout import compare
 from terrella.evaluation.run import LEAD, default_context
 from terrella.evaluation.source import open_truth
 from terrella.evaluation.stats import bootstrap
-from terrella.evaluation.truth import POLICY, Truth
+from terrella.evaluation.truth import Truth
 from terrella.world import World
 
 

@@ -13,9 +13,10 @@ from ..files import atomic
 from ..spec import StreamSpec
 from ..world import World
 from . import film
+from .moments import POLICY
 from .run import default_context
 from .source import EnvLike, open_truth
-from .truth import POLICY, Truth
+from .truth import Truth
 
 _LEAST = 48  # frames of one episode shown when the truth ends earlier
 _EPISODES = 4

@@ -19,12 +19,13 @@ from ..world import World
 from . import report
 from .endurance import endurance, long_dream
 from .gather import Gathered
+from .moments import POLICY
 from .provenance import commit, hardware
 from .rollout import Dreamer
 from .source import EnvLike, open_truth
 from .speed import measure_speed
 from .summary import summarise
-from .truth import POLICY, Truth
+from .truth import Truth
 
 HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 LEAD = 100  # futures begin at a random one of an episode's first steps, this many at most

@@ -1,36 +1,25 @@
 """What really happens: futures of the true environment, or of held-out episodes, to hold a world against.
 
-A future begins with a context of c actions and c+1 frames, played by a policy (as in recordings, by default one that
-repeats random actions), and goes on for T more actions of the same policy. It begins at a random moment of an episode's
-first `lead` steps: what follows a reset is the easiest part of many games. Where the environment can be forked, the
-state at the context's end is saved; both the truth and its *twin* (same state, same actions, other chance) start from
-that restored state, never from the live simulator, so that restoring itself cannot be mistaken for chance.
-
-Reset seeds are 31 random bits from a stream that recordings do not use, so one coincides with a recorded episode's
-with a chance of about episodes / 2^31; when the dataset is given, the seeds it has used are left out outright.
+A future goes on from a moment (`moments.py`) for T actions of the same policy. Where the environment can be forked,
+both the truth and its *twin* (same state, same actions, other chance) start from the moment's restored state, never
+from the live simulator, so that restoring itself cannot be mistaken for chance.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import gymnasium as gym
 import numpy as np
 
 from .. import actions as codec
-from ..arenas import Forkable, forkable, to_streams
-from ..data import Dataset, Policy, make_policy
+from ..data import Dataset, Policy
 from ..data.episode import Episode
-from ..data.policies import Random, StickyRandom
 from ..errors import SpecError
 from ..spec import WorldSpec
-
-POLICY = "sticky-random"  # the recorder's default
-BLIND = (Random, StickyRandom)  # act without looking
-_SEED_TAG = 0x7E57  # keeps this stream apart from any other stream made from the same number
+from .moments import POLICY, SEED_TAG, Stage, held_out_seeds
 
 
 @dataclass
@@ -91,27 +80,6 @@ class Truth:
         return self.observations[stream][row, : self.context + 1 + int(self.length[row])]
 
 
-@dataclass
-class _Played:
-    """One stretch of an episode after a fork point."""
-
-    frames: list[dict[str, np.ndarray]] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    terminated: bool = False
-    over: bool = False
-
-
-def held_out_seeds(seed: int, taken: frozenset[int] = frozenset()) -> Iterator[int]:
-    """Yield reset seeds below 2^31 without repeats, none of them in `taken`; `seed` decides them."""
-    rng = np.random.default_rng([_SEED_TAG, seed])
-    seen = set(taken)
-    while True:
-        candidate = int(rng.integers(2**31))
-        if candidate not in seen:
-            seen.add(candidate)
-            yield candidate
-
-
 def from_environment(
     env: gym.Env,
     spec: WorldSpec,
@@ -130,23 +98,13 @@ def from_environment(
     Contexts begin at a random one of the first `lead` steps that leaves the episode time for the context. Raises
     `SpecError` when nearly all episodes end inside the context. policy: who acts.
     """
-    seeds = held_out_seeds(seed, taken)
-    fork, actor = forkable(env), make_policy(policy)
-    actor.prepare(spec, env)
+    stage = Stage(env, spec, seed, taken, policy)
     for n in sizes:
-        truth = _empty(spec, n, context, frames, marks if fork else None)
-        clock = time.perf_counter()
+        truth = _empty(spec, n, context, frames, marks if stage.fork else None)
+        clock, skipped = time.perf_counter(), stage.skipped
         for row in range(n):
-            for attempt in range(200):
-                if _fill(truth, row, env, spec, fork, next(seeds), marks, lead, actor):
-                    break
-                truth.skipped += 1
-                if attempt == 199:
-                    raise SpecError(
-                        f"200 episodes in a row ended within the first {context + 1} steps, so there is nothing to "
-                        "predict. Pass a smaller context."
-                    )
-        truth.seconds = time.perf_counter() - clock
+            _fill(truth, row, stage, marks, lead)
+        truth.seconds, truth.skipped = time.perf_counter() - clock, stage.skipped - skipped
         yield truth
 
 
@@ -159,7 +117,7 @@ def from_dataset(
     asked for; futures of one episode form one group. Past an episode's end its own actions are repeated. There is no
     twin. Raises `SpecError` when no held-out episode is longer than the context.
     """
-    rng = np.random.default_rng([_SEED_TAG, seed])
+    rng = np.random.default_rng([SEED_TAG, seed])
     usable = [int(i) for i in dataset.split("held_out") if dataset.lengths[i] > context]
     if not usable:
         raise SpecError(
@@ -214,88 +172,29 @@ def _empty(spec: WorldSpec, n: int, context: int, frames: int, marks: Sequence[i
     )
 
 
-def _fill(
-    truth: Truth,
-    row: int,
-    env: gym.Env,
-    spec: WorldSpec,
-    fork: Forkable | None,
-    seed: int,
-    marks: Sequence[int],
-    lead: int,
-    actor: Policy,
-) -> bool:
-    """Play one episode into row `row`; False when it ended inside the context."""
-    rng = np.random.default_rng([seed, _SEED_TAG])
-    rows = _act(env, spec, seed, rng, actor, lead + truth.actions.shape[1])
-    native = [codec.decode(spec.action, a) for a in rows.astype(np.float64)]
-    offset = 0
-    if lead:
-        env.reset(seed=seed)
-        offset = int(rng.integers(max(1, len(_play(env, native[:lead]).frames) - truth.context)))
-    truth.actions[row], native = rows[offset:][: truth.actions.shape[1]], native[: offset + truth.actions.shape[1]]
-    begun = to_streams(env, env.reset(seed=seed)[0])
-    before = _play(env, native[:offset])
-    native = native[offset:]
-    first = before.frames[-1] if offset else {name: np.array(frame) for name, frame in begun.items()}
-    truth.stepped += offset
-    context = _play(env, native[: truth.context])
-    truth.stepped += len(context.frames)
-    if context.over:
-        return False
-    state = fork.save() if fork else None
-    if fork and state is not None:
-        fork.restore(state)
-    future = _play(env, native[truth.context :])
-    truth.stepped += len(future.frames)
+def _fill(truth: Truth, row: int, stage: Stage, marks: Sequence[int], lead: int) -> None:
+    """Play one future into row `row`, and its twin."""
+    context = truth.context
+    moment = stage.next(context, truth.actions.shape[1] - context, lead)
+    if moment.state is not None:
+        stage.restore(moment)
+    future = stage.play(moment.actions[context:])
+    truth.stepped += moment.steps + len(future.frames)
+    truth.actions[row] = moment.actions
     for name, frames in truth.observations.items():
-        for t, frame in enumerate([first, *context.frames, *future.frames]):
+        for t, frame in enumerate([*moment.frames, *future.frames]):
             frames[row, t] = frame[name]
     length = len(future.frames)
     truth.rewards[row, :length], truth.length[row] = future.rewards, length
     truth.terminated[row, length - 1] = future.terminated
-    truth.seeds[row] = truth.groups[row] = seed
-    if fork and state is not None and truth.twin is not None and truth.twin_length is not None:
-        fork.restore(state)
-        fork.reseed(seed ^ 0x5EED)
-        twin = _play(env, native[truth.context :])
-        truth.stepped += len(twin.frames)
-        truth.twin_length[row] = len(twin.frames)
-        for name, frames in truth.twin.items():
-            for i, mark in enumerate(marks):
-                if mark <= len(twin.frames):
-                    frames[row, i] = twin.frames[mark - 1][name]
-    return True
-
-
-def _play(env: gym.Env, actions: Sequence[Any]) -> _Played:
-    """Step through `actions` until they or the episode end."""
-    played = _Played()
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        # Some simulators reuse one buffer for all observations.
-        played.frames.append({name: np.array(frame) for name, frame in to_streams(env, observation).items()})
-        played.rewards.append(float(reward))
-        if terminated or truncated:
-            played.terminated, played.over = bool(terminated), True
-            break
-    return played
-
-
-def _act(env: gym.Env, spec: WorldSpec, seed: int, rng: np.random.Generator, actor: Policy, count: int) -> np.ndarray:
-    """Choose `count` actions of an episode, float32 `(count, W)`: the world may be asked to go on after its end.
-
-    A policy that looks plays the episode once; past its end, and for one that does not look, actions come blindly.
-    """
-    blind = actor if isinstance(actor, BLIND) else make_policy(POLICY)
-    actions: list[Any] = []
-    if actor is not blind:
-        actor.begin(env.action_space, rng)
-        observation, over = env.reset(seed=seed)[0], False
-        while len(actions) < count and not over:
-            actions.append(actor.act(observation))
-            observation, _, terminated, truncated, _ = env.step(actions[-1])
-            over = terminated or truncated
-    blind.begin(env.action_space, rng)
-    actions += [blind.act(None) for _ in range(count - len(actions))]
-    return np.array([codec.encode(spec.action, a) for a in actions]).astype(np.float32)
+    truth.seeds[row] = truth.groups[row] = moment.seed
+    if truth.twin is None or truth.twin_length is None:
+        return
+    stage.restore(moment, chance=moment.seed ^ 0x5EED)
+    twin = stage.play(moment.actions[context:])
+    truth.stepped += len(twin.frames)
+    truth.twin_length[row] = len(twin.frames)
+    for name, frames in truth.twin.items():
+        for i, mark in enumerate(marks):
+            if mark <= len(twin.frames):
+                frames[row, i] = twin.frames[mark - 1][name]
