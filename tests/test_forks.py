@@ -1,0 +1,120 @@
+"""Fork matrices: an oracle is always right, who ignores actions scores exactly chance, known oracles their share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from terrella.arenas import describe, make
+from terrella.errors import ArenaError, ConfigError, SpecError
+from terrella.evaluation.fork_matrix import Matrices, fork_table, matrices, predict, scores
+from terrella.evaluation.forks import Forks, fork_groups
+from terrella.evaluation.moments import Stage
+from terrella.evaluation.references import ActionBlind, CopyLast, Oracle, RandomFrames
+
+ENVS = ("procgen/coinrun", "MiniGrid-Empty-5x5-v0", "Pendulum-v1", "CartPole-v1", "terrella/Sprites-v0")
+
+
+def groups(name: str, n: int = 3, **settings):
+    env = make(name)
+    spec = describe(env)
+    given = {"context": 2, "branches": 5, "marks": (1, 4, 9), "lead": 6, "seed": 3, **settings}
+    return env, spec, next(fork_groups(env, spec, sizes=[n], **given))
+
+
+def judge(dreamer, spec, forks: Forks) -> tuple[Matrices, dict]:
+    name = next(iter(spec.modelled))
+    found = matrices(predict(dreamer, forks), forks, name, spec.modelled[name], None)
+    return found, fork_table(found, forks.marks)
+
+
+@pytest.mark.parametrize("name", ENVS)
+@pytest.mark.parametrize("kind", ["plans", "edits", "swaps"])
+def test_the_truth_is_always_right(name, kind):
+    env, spec, forks = groups(name, kind=kind, shift=2)
+    found, table = judge(Oracle(Stage(env, spec, 0), dict(zip(forks.seeds, forks.states))), spec, forks)
+    assert found.kept.sum(2).max() > 1
+    for label in ("all", "masked"):
+        for score in ("row", "column", "assign"):
+            values = [v for v in table[label][score]["mean"] if v is not None]
+            assert values
+            assert values == [1.0] * len(values)
+    assert all(v in (1.0, None) for part in table["avoided"].values() for v in part["mean"])
+    env.close()
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_who_ignores_actions_scores_exactly_chance(name):
+    env, spec, forks = groups(name)
+    oracle = Oracle(Stage(env, spec, 0), dict(zip(forks.seeds, forks.states)))
+    plans = Stage(env, spec, 5).draw(np.random.default_rng(0), 4 * 9).reshape(4, 9, -1)
+    for blind in (CopyLast(), ActionBlind(oracle, plans)):
+        found, _ = judge(blind, spec, forks)
+        for matrix in (found.cost, found.masked):
+            values = scores(matrix, found.kept)
+            for score in ("row", "column", "assign"):
+                np.testing.assert_allclose(values[score], values["chance"], atol=1e-12)
+    env.close()
+
+
+def test_frames_at_random_score_chance_on_average():
+    _, spec, forks = groups("Pendulum-v1", n=150, marks=(4,), lead=0)
+    bank = {name: frames[:, :, 0].reshape(-1, *frames.shape[3:]) for name, frames in forks.truths.items()}
+    _, table = judge(RandomFrames(bank), spec, forks)
+    for score in ("row", "column", "assign"):
+        ((low, high),) = table["all"][score]["interval"]
+        assert low <= 0.2 <= high
+
+
+def test_an_oracle_that_errs_scores_what_it_should():
+    env, spec, forks = groups("Pendulum-v1", n=80, marks=(9,), branches=8, lead=0)
+    half = Oracle(Stage(env, spec, 0), dict(zip(forks.seeds, forks.states)), redrawn=0.5)
+    _, table = judge(half, spec, forks)
+    ((low, high),) = table["all"]["row"]["interval"]
+    assert low < 0.5 + 0.5 / 8 < high
+    assert high < 0.75
+
+
+def test_branches_that_coincide_are_counted_once():
+    _, spec, forks = groups("MiniGrid-Empty-5x5-v0", n=4, branches=12, marks=(1,))
+    found, table = judge(CopyLast(), spec, forks)
+    frames = forks.at(next(iter(spec.modelled)), 1)
+    for g in range(len(forks)):
+        assert found.kept[g, 0].sum() == len({frame.tobytes() for frame in frames[g]})
+    assert table["all"]["left"][0] < 12
+
+
+def test_branches_begin_with_what_the_policy_would_do_and_differ_as_asked():
+    _, _, plans = groups("CartPole-v1", n=2)
+    _, _, edits = groups("CartPole-v1", n=2, kind="edits")
+    _, _, swaps = groups("CartPole-v1", n=2, kind="swaps")
+    np.testing.assert_array_equal(plans.branches[:, 0], edits.branches[:, 0])
+    changed = (edits.branches[:, 1:] != edits.branches[:, :1]).any(-1)
+    assert (changed.sum(-1) == 1).all()
+    moved = (swaps.branches[:, 1:] != swaps.branches[:, :1]).any(-1)
+    assert (moved.sum(-1) <= 2).all()
+    assert moved.any()
+    np.testing.assert_array_equal(
+        np.sort(swaps.branches, 2), np.sort(np.broadcast_to(swaps.branches[:, :1], swaps.branches.shape), 2)
+    )
+
+
+def test_a_constant_matrix_gets_no_credit_for_its_diagonal():
+    values = scores(np.ones((1, 8, 8)), np.ones((1, 8), bool))
+    assert values["assign"][0] == pytest.approx(1 / 8)
+    assert values["row"][0] == pytest.approx(1 / 8)
+    lost = scores(np.full((1, 4, 4), np.nan), np.ones((1, 4), bool))
+    assert lost["row"][0] == pytest.approx(1 / 4)
+
+
+def test_what_cannot_be_forked_is_refused():
+    env = make("ALE/Pong-v5", repeat_action_probability=0.25)
+    with pytest.raises(ArenaError, match="forked exactly"):
+        next(fork_groups(env, describe(env), sizes=[1], context=1))
+    env.close()
+    env = make("CartPole-v1")
+    with pytest.raises(ConfigError, match="at least two branches"):
+        next(fork_groups(env, describe(env), sizes=[1], context=1, branches=1))
+    stage = Stage(env, describe(env), 0)
+    with pytest.raises(SpecError, match="no state was saved"):
+        Oracle(stage, {}).start({"vector": np.zeros((1, 2, 4), np.float32)}, np.zeros((1, 1, 1)), [9])
