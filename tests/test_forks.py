@@ -7,10 +7,12 @@ import pytest
 
 from terrella.arenas import describe, make
 from terrella.errors import ArenaError, ConfigError, SpecError
+from terrella.evaluation.denoising import denoising_matrices
 from terrella.evaluation.fork_matrix import Matrices, fork_table, matrices, predict, scores
 from terrella.evaluation.forks import Forks, fork_groups
 from terrella.evaluation.moments import Stage
 from terrella.evaluation.references import ActionBlind, CopyLast, Oracle, RandomFrames
+from terrella.world import World
 
 ENVS = ("procgen/coinrun", "MiniGrid-Empty-5x5-v0", "Pendulum-v1", "CartPole-v1", "terrella/Sprites-v0")
 
@@ -118,3 +120,24 @@ def test_what_cannot_be_forked_is_refused():
     stage = Stage(env, describe(env), 0)
     with pytest.raises(SpecError, match="no state was saved"):
         Oracle(stage, {}).start({"vector": np.zeros((1, 2, 4), np.float32)}, np.zeros((1, 1, 1)), [9])
+
+
+def test_the_loss_of_a_world_follows_the_actions_and_is_blind_without_them():
+    world = World.load("pendulum")
+    _, spec, forks = groups("Pendulum-v1", n=12, branches=4, marks=tuple(range(1, 9)), lead=0)
+    kept, _ = judge(CopyLast(), spec, forks)
+    found = denoising_matrices(world, forks, kept.kept, draws=2)
+    assert found.cost.shape == (12, 8, 4, 4)
+    low, _ = fork_table(found, forks.marks)["all"]["assign_kappa"]["interval"][-1]
+    assert low > 0.5
+    forks.branches[:] = forks.branches[:, :1]  # the world is told the same actions in every row
+    deaf = scores(denoising_matrices(world, forks, kept.kept, draws=2).cost, kept.kept)
+    np.testing.assert_allclose(deaf["row"], deaf["chance"], atol=1e-12)
+    np.testing.assert_allclose(deaf["column"], deaf["chance"], atol=1e-12)
+
+
+def test_a_loss_needs_every_frame(pendulum_world):
+    _, spec, forks = groups("Pendulum-v1", n=1, marks=(1, 4))
+    kept, _ = judge(CopyLast(), spec, forks)
+    with pytest.raises(ConfigError, match="every true frame up to 4"):
+        denoising_matrices(pendulum_world, forks, kept.kept)
