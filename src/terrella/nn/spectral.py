@@ -24,12 +24,16 @@ def spectral_norms(weight: Tensor) -> Tensor:
 
 
 class SpectralBound:
-    """Holds the matrices of a module whose names begin with one of `prefixes` within `bound`; `hold` after a step."""
+    """Holds the matrices of a module whose names begin with one of `prefixes` within `bound`: now, and by `hold`.
+
+    A linear layer for each block is a matrix for each, so each block is bounded, and with it the whole.
+    """
 
     def __init__(self, module: nn.Module, prefixes: tuple[str, ...], bound: float):
         self.bound = bound
         named = module.named_parameters()
         self.weights = [p for n, p in named if n.startswith(prefixes) and p.ndim in (2, 3) and min(p.shape[-2:]) > 1]
+        self.hold()  # else an average that began outside would take long to come in
 
     @torch.no_grad()
     def hold(self) -> None:

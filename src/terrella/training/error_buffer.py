@@ -5,9 +5,9 @@ share of its past frames, and now and then also dreams one step from that very p
 ring. So residuals are of frames dreamed from pasts that were already wrong, deeper the longer training goes on, at the
 price of one pass in `1 / COLLECT` recycled batches. Targets stay recorded.
 
-Ref: LongLive 2.0 (errors of prediction stored by noise level and added to the context); the idea goes back to Venkatraman
-et al., AAAI 2015 (data as demonstrator). Differs: errors come from one-step dreams of the spoilt past, are not sorted by
-level, and belong to no place or moment: they are added to frames other than those they were made on.
+Ref: LongLive 2.0 (errors of prediction stored by noise level and added to the context); Venkatraman et al., AAAI 2015
+(recorded targets after predicted pasts). Differs: errors come from one-step dreams of the spoilt past, are not sorted
+by level, and are added to other frames than those they were made on.
 """
 
 from __future__ import annotations

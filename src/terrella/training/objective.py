@@ -34,9 +34,8 @@ def clip_loss(
 
     Past frames carry noise of a level drawn for each and told to the network (Dreamer 4, arXiv 2509.24527); in a share
     of batches they are the model's own (`own_past`), in another share they carry errors that it made lately
-    (`recycled_past`), while the targets stay real. In *blind*
-    batches the frames after `seen` are withheld altogether (signal level 0), and only they are scored unless
-    `score_seen`. A piece of a clip shows as large a part of itself.
+    (`recycled_past`), while the targets stay real. In *blind* batches the frames after `seen` are withheld altogether
+    (signal level 0), and only they are scored unless `score_seen`. A piece of a clip shows as large a part of itself.
     """
     past, blind = z_BTNZ, chance(generator) < config.blind
     fed = not blind and progress >= SELF_FED_FROM and chance(generator) < config.self_fed

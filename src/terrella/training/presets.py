@@ -21,14 +21,14 @@ class TrainingConfig:
 
     batch: clips a step. lr: of the backbone (matrices by Muon, the rest by AdamW). tokenizer_share: part of the budget
     for tokenizers, which come first. context_noise: largest noise on past frames. self_fed: share of batches whose
-    past is the model's own prediction: some frames of it, each from the real past, or with a `self_fed_depth` above 1 all
-    frames from a random one on, which have gone through so many of the model's own. recycled: share of the other
-    batches whose past carries errors that the model made lately. spectral: None, or a bound on the spectral norm of
-    the matrices of a recurrent backbone's transition. average: memory of the averaged weights that training ends with,
-    as a share of the steps so far; 0 ends with the last weights. blind: share of batches in which only the first `seen` frames are
-    shown and the loss is that of going on alone, through all the frames after them. score_seen: whether the shown
-    frames count too, each as the next one after those before it. growth: share of training in which clips grow from an
-    eighth to their full length, and become fewer; short ones teach what a frame is many times as fast. reward_weight,
+    past is the model's own prediction: some frames, each predicted from the real past, or with a `self_fed_depth` above
+    1 all frames from a random one on, up to so many of the model's own deep. recycled: share of the other batches whose
+    past carries errors that the model made lately. spectral: None, or a bound on the spectral norm of the matrices of a
+    recurrent backbone's transition. average: memory of the averaged weights that training ends with, as a share of the
+    steps so far; 0 ends with the last weights. blind: share of batches in which only the first `seen` frames are shown
+    and the loss is that of going on alone, through all the frames after them. score_seen: whether the shown frames
+    count too, each as the next one after those before it. growth: share of training in which clips grow from an eighth
+    to their full length, and become fewer; short ones teach what a frame is many times as fast. reward_weight,
     end_weight: of the two heads.
     """
 
