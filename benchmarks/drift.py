@@ -9,11 +9,12 @@ transition, for a bound on it. CoinRun has the `tiny` preset; Pendulum, three nu
 
 Rows have `task, arm, against, seed, params, train_minutes, steps, horizons`, `mse` (error at each horizon, mean over
 rollouts), `share` (the same as a share of the error of an unrelated true frame of the same horizon) and `slope` (of
-that share, at every frame from 1x to 10x, by least squares; per 100 frames). Rows of `default` also have `alarm`: for
-each signal, `auroc` at each horizon (wrong: an error above the median of the rollouts at that horizon), `pooled` over all
-frames (wrong: more than ten times the median error one step ahead), and of alarms that the threshold gives: `early`
-(share of frames up to 1x), `late` (of those at 10x), `recall` and `precision`, beside the share of frames that are
-`wrong`. `age` is no signal but the number of frames since the truth was seen: what a clock knows.
+that share, at every frame from 1x to 10x, by least squares; per 100 frames). Rows of `default`, and of worlds of
+the gallery (`alarms`), have `alarm`: for each signal, `auroc` at each horizon (wrong: an error above the median of the
+rollouts at that horizon), `pooled` over all frames (wrong: more than ten times the median error one step ahead), and of
+alarms that the threshold gives: `early` (share of frames up to 1x), `late` (of those at 10x), `recall` and `precision`,
+beside the share of frames that are `wrong`. `age` is no signal but the number of frames since the truth was seen: what
+a clock knows.
 
 Worlds and results are kept in `--out` and not made again, so that it can be run in parts, by `--tasks`, `--arms` and
 `--seeds`; `--gather` trains nothing and prints what there is.
@@ -43,6 +44,7 @@ from terrella.evaluation.source import open_truth
 from terrella.evaluation.stats import auroc
 from terrella.evaluation.truth import Truth
 from terrella.files import atomic
+from terrella.spec import WorldSpec
 from terrella.training import SIZES
 from terrella.training.presets import training_config, world_config
 from terrella.world import Part, World, WorldConfig
@@ -86,8 +88,9 @@ SMALL = {
 }
 TASKS = {
     "pendulum": Task("Pendulum-v1", 10_000, 0.6, SMALL),
-    "coinrun": Task("procgen/coinrun", 20_000, 1.8),
+    "coinrun": Task("procgen/coinrun", 20_000, 1.6),
 }
+GALLERY = ("pendulum", "coinrun", "ninja")
 ARMS = {
     "default": Arm(),
     "no noise on the past": Arm({"context_noise": 0.0}),
@@ -109,17 +112,16 @@ def trained(task: Task, arm: Arm, seed: int, budget: str, path: Path, data: Data
         return World.load(path, device or "cpu")
     recipe = replace(training_config("tiny", arm.backbone), **arm.training)
     own = task.backbones.get(arm.backbone)
-    config = (
-        world_config("tiny", data.spec, backbone=arm.backbone) if own is None else WorldConfig(own, Part("shortcut"))
-    )
+    tiny = world_config("tiny", data.spec, backbone=arm.backbone)
+    config = tiny if own is None else WorldConfig(own, Part("shortcut"))
     how: dict[str, Any] = {"budget": budget, "seed": seed, "device": device}
     return terrella.train(data, path, config=config, training=recipe, **how)
 
 
-def futures(data: Dataset, episodes: int) -> list[Truth]:
+def futures(spec: WorldSpec, data: Dataset | None, episodes: int) -> list[Truth]:
     """True futures of ten times the trained length, the same for all worlds."""
     how: dict[str, Any] = {"context": CONTEXT, "frames": HORIZONS[-1], "marks": [1], "lead": LEAD}
-    return list(open_truth(data.spec, None, data, episodes=episodes, seed=0, policy="sticky-random", **how)[1])
+    return list(open_truth(spec, None, data, episodes=episodes, seed=0, policy="sticky-random", **how)[1])
 
 
 def dreamed(engine: Engine, truths: list[Truth]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -216,15 +218,39 @@ def row(
         **drift(error, other),
     }
     if label == "default":
-        age = np.broadcast_to(np.arange(error.shape[1]) / LENGTH, error.shape)
-        found["alarm"] = {"age": told(age, error)}
-        world.alarm = calibrate(world, data())
-        for signal in world.alarm:
-            _, _, level = dreamed(Engine(world, alarm=signal), truths())
-            assert level is not None
-            found["alarm"][signal] = told(level, error)
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic(result) as partial:
+        found["alarm"] = alarms(world, truths(), error, data())
+    return written(found, result)
+
+
+def shipped(name: str, options: Any) -> dict[str, Any] | None:
+    """What the alarm knows of a world of the gallery, as far as that has not been measured."""
+    result = options.out / f"gallery-{name}" / f"result-{options.episodes}.json"
+    if result.exists():
+        return json.loads(result.read_text())
+    if options.gather:
+        return None
+    world = World.load(name, options.device)
+    truths = futures(world.spec, None, options.episodes)
+    error, other, _ = dreamed(Engine(world), truths)
+    found = {"world": name, **drift(error, other), "alarm": alarms(world, truths, error)}
+    return written(found, result)
+
+
+def alarms(world: World, truths: list[Truth], error: np.ndarray, data: Dataset | None = None) -> dict[str, Any]:
+    """What each signal, and a clock, tell of errors. data: what thresholds are measured from, if not the beginnings."""
+    found = {"age": told(np.broadcast_to(np.arange(error.shape[1]) / LENGTH, error.shape), error)}
+    world.alarm = calibrate(world, data)
+    for signal in world.alarm:
+        _, _, level = dreamed(Engine(world, alarm=signal), truths)
+        assert level is not None
+        found[signal] = told(level, error)
+    return found
+
+
+def written(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Keep a result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
@@ -234,6 +260,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--gallery", nargs="*", default=list(GALLERY), help="worlds to try the alarm on")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=0.0, help="training of each world (default: the task's)")
     parser.add_argument("--steps", type=int, default=0, help="train for so many steps instead")
@@ -252,14 +279,17 @@ def main() -> None:
                 if name in ARMS[label].tasks:
                     found = row(name, label, seed, data, truths, options)
                     rows += [found] if found else []
-    write_json({"rows": rows, "length": LENGTH, "multiple": MULTIPLE}, options.json, seeds=options.seeds)
+    shown = [found for name in options.gallery if (found := shipped(name, options))]
+    write_json(
+        {"rows": rows, "alarms": shown, "length": LENGTH, "multiple": MULTIPLE}, options.json, seeds=options.seeds
+    )
 
 
 def sources(name: str, options: argparse.Namespace) -> tuple[Callable[[], Dataset], Callable[[], list[Truth]]]:
     """The recordings and true futures of a task, made when first asked for."""
     task = TASKS[name]
     data = cache(lambda: recorded(task.env, task.steps, options.out, seed=1000, max_episode_steps=500))
-    return data, cache(lambda: futures(data(), options.episodes))
+    return data, cache(lambda: futures(data().spec, data(), options.episodes))
 
 
 if __name__ == "__main__":
