@@ -1,5 +1,5 @@
-"""Write the tables of the README and of docs/choosing-a-backbone.md, docs/reasoning.md and docs/speed.md from the JSON
-that the benchmarks left in `benchmarks/results`.
+"""Write the tables of the README and of docs/choosing-a-backbone.md, docs/drift.md, docs/reasoning.md and docs/speed.md
+from the JSON that the benchmarks left in `benchmarks/results`.
 
 python benchmarks/gallery.py --json benchmarks/results/gallery.json
 python benchmarks/rollout.py --json benchmarks/results/rollout.json
@@ -7,6 +7,7 @@ python benchmarks/dataset.py --json benchmarks/results/dataset.json
 python benchmarks/memory.py --arena sprites --json benchmarks/results/memory-sprites.json
 python benchmarks/memory.py --arena blocks --json benchmarks/results/memory-blocks.json
 python benchmarks/reasoner.py --json benchmarks/results/reasoner.json
+python benchmarks/drift.py --json benchmarks/results/drift.json
 python benchmarks/speed/NAME.py --json benchmarks/results/speed-NAME.json    (for each NAME there)
 python benchmarks/tables.py
 """
@@ -243,6 +244,52 @@ def reasoner(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def drift(result: dict[str, Any]) -> str:
+    """One line a task and switch, then one a world and signal; means over seeds with the lowest and the highest."""
+    lines = [
+        "| % of an unrelated frame's error | at 1x | at 10x | slope, per 100 frames | steps |",
+        "|---|" + "---:|" * 4,
+    ]
+    rows, length = result["rows"], result["length"]
+    for case in dict.fromkeys((row["task"], row["arm"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["arm"]) == case]
+        shares = [dict(zip(row["horizons"], row["share"])) for row in own]
+        marks = [_spread([100 * s[k * length] for s in shares]) for k in (1, 10)]
+        marks += [_spread([100 * row["slope"] for row in own]), f"{sum(r['steps'] for r in own) / len(own):,.0f}"]
+        lines.append(f"| {', '.join(case)} | {' | '.join(marks)} |")
+    return "\n".join([*lines, "", *_alarms(result)])
+
+
+def _alarms(result: dict[str, Any]) -> list[str]:
+    """What each signal tells, in worlds of the gallery and in the default ones of each task."""
+    told = [(f"gallery: {row['world']}", row["alarm"]) for row in result["alarms"]]
+    told += [(row["task"], row["alarm"]) for row in result["rows"] if "alarm" in row]
+    marks = list(dict.fromkeys(h for _, signals in told for kept in signals.values() for h in kept["auroc"]))
+    heads = [
+        *(f"AUROC at {h}" for h in marks),
+        "all frames",
+        "alarms to 1x, %",
+        "at 10x, %",
+        "recall, %",
+        "precision, %",
+    ]
+    lines = [f"| world, signal | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for case in dict.fromkeys((world, name) for world, signals in told for name in signals):
+        own = [signals[case[1]] for world, signals in told if world == case[0] and case[1] in signals]
+        cells = [_known([kept["auroc"][h] for kept in own], 2) for h in marks]
+        cells.append(_known([kept["pooled"] for kept in own], 2))
+        for key in ("early", "late", "recall", "precision"):
+            values = [None if case[1] == "age" or kept[key] is None else 100 * kept[key] for kept in own]
+            cells.append(_known(values, 0))
+        lines.append(f"| {', '.join(case)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _known(values: list[float | None], digits: int) -> str:
+    known = [v for v in values if v is not None]
+    return _spread(known, digits) if known else ""
+
+
 def training(result: dict[str, Any]) -> str:
     """One line a preset and backbone."""
     lines = [
@@ -311,6 +358,7 @@ SPEED = (
 PAGES = {
     "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
+    "docs/drift.md": {"drift": drift},
     "docs/reasoning.md": {"reasoner": reasoner},
     "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED} | {"speed-feature_caches-fine": feature_caches},
 }

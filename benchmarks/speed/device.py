@@ -55,7 +55,7 @@ def least_bytes(engine: Engine, state: State) -> int:
     return (
         (engine.steps + 1) * (weights["dynamics"] + state.nbytes)
         + weights["decoder"]
-        + weights["encoder"] * engine.world.config.reencode
+        + weights["encoder"] * bool(engine.world.config.reencode)
     )
 
 

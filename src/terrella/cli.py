@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from .errors import ArenaError, TerrellaError
+from .errors import ArenaError, DatasetError, TerrellaError
 
 Say = Console(stderr=True, highlight=False)
 
@@ -100,6 +101,8 @@ def train(
         device: cpu or cuda; the best there is by default.
         resume: Continue from a checkpoint in the folder; without, begin anew and replace what is there.
     """
+    from .data import Dataset
+    from .engine import Alarm, calibrate
     from .training import train as train_world
 
     folder = out or Path("runs") / data.name
@@ -114,6 +117,9 @@ def train(
         device=device,
         resume=resume,
     )
+    with suppress(DatasetError):  # episodes too short to go on alone in
+        world.alarm = calibrate(world, Dataset(data), [Alarm().signal])
+        world.save(folder)
     Say.print(
         f"{world}\nheld-out loss {world.record['dynamics_held_out']:.4f} "
         f"after {world.record['steps']:,} steps: {folder}"

@@ -60,7 +60,8 @@ class WorldEnv(gym.Env[Any, Any]):
     or a flat `Dict` of these where there were several; text is left out, numbers stay within their declared bounds.
     Actions: the recorded space; numbers beyond the bounds of a `Box` are clipped.
     Reward: as predicted. Termination: when the predicted probability of the end exceeds one half, so that an episode is
-    a function of seed and actions; `info["end_probability"]` has the probability.
+    a function of seed and actions; `info["end_probability"]` has the probability, and with `engine={"alarm": ...}`
+    `info["alarm"]` the level of the alarm.
     Reset: `options={"start": i}` chooses the i-th clip, or the i-th episode of a dataset.
 
     Raises what `Stage` and `Engine.step` raise; `ActionError` for an action that does not fit; `StateError` for a step
@@ -115,7 +116,9 @@ class WorldEnv(gym.Env[Any, Any]):
         truncated = self.max_episode_steps is not None and self._elapsed >= self.max_episode_steps
         self._over = terminated or truncated
         seen = self._see({name: frames[0] for name, frames in frame.observation.items()})
-        return seen, float(frame.reward[0]), terminated, truncated, {"end_probability": float(frame.terminated[0])}
+        info = {"end_probability": float(frame.terminated[0])}
+        info |= {"alarm": float(frame.info["alarm"][0])} if "alarm" in frame.info else {}
+        return seen, float(frame.reward[0]), terminated, truncated, info
 
     # state is a value
 

@@ -109,7 +109,8 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             self._state, frame = self.engine.step(state, rows)
             self._seen = frame.observation
             reward[~waiting], terminated[~waiting] = frame.reward[~waiting], frame.ended[~waiting]
-            infos = [{"end_probability": float(p)} for p in frame.terminated]
+            told = {"end_probability": frame.terminated} | {k: v for k, v in frame.info.items() if k == "alarm"}
+            infos = [{name: float(values[i]) for name, values in told.items()} for i in range(self.num_envs)]
         self._elapsed += 1
         for i, beginning in self._restart(waiting):
             infos[i] = beginning.info

@@ -50,8 +50,9 @@ class WorldConfig:
 
     tokenizers: stream -> part; streams not named take `conv` (images) or `vector`. `context_level` is tau in (0, 1];
     1 keeps frames clean. `dream_level` is the same for frames that were dreamed, None meaning alike; 0 lets a recurrent
-    backbone go on from its own prediction. `reencode` passes each dreamed frame through pixels and back before it
-    enters the memory, which keeps long rollouts among frames that a tokenizer can make; it costs one encoding a frame.
+    backbone go on from its own prediction. `reencode` passes each dreamed frame (a number k: every k-th of a session)
+    through pixels and back before it enters the memory, which keeps long rollouts among frames that a tokenizer can
+    make; it costs one encoding a frame, whatever k.
     """
 
     dynamics: Part
@@ -59,13 +60,15 @@ class WorldConfig:
     tokenizers: dict[str, Part] = field(default_factory=dict)
     context_level: float = 1.0
     dream_level: float | None = None
-    reencode: bool = False
+    reencode: bool | int = False
 
     def __post_init__(self) -> None:
         if not 0 < self.context_level <= 1:
             raise ConfigError(f"context_level is {self.context_level}; it must lie in (0, 1].")
         if self.dream_level is not None and not 0 <= self.dream_level <= 1:
             raise ConfigError(f"dream_level is {self.dream_level}; it must lie in [0, 1].")
+        if self.reencode < 0:
+            raise ConfigError(f"reencode is {self.reencode}; it is 0, or every how many frames one is re-encoded.")
 
 
 def build_part(kind: str, part: Part, *args: Any) -> Any:
@@ -79,7 +82,8 @@ class World(nn.Module):
     `terrella.Engine`.
 
     name: how people call it. record: how it was trained. card: what was measured. starts: recorded beginnings,
-    observations `(B, c+1, ...)` and actions `(B, c, W)`, or None.
+    observations `(B, c+1, ...)` and actions `(B, c, W)`, or None. alarm: thresholds by signal, where they were measured
+    (`terrella.engine.calibrate`).
     """
 
     reward_shift: Tensor
@@ -91,6 +95,7 @@ class World(nn.Module):
         self.record: dict[str, Any] = {}
         self.card: dict[str, Any] = {}
         self.starts: Clips | None = None
+        self.alarm: dict[str, float] = {}
         for stream in config.tokenizers:
             if stream not in spec.modelled:
                 raise did_you_mean(stream, spec.modelled, "stream")
@@ -185,6 +190,7 @@ class World(nn.Module):
             "config": to_json(self.config),
             "record": self.record,
             "card": self.card,
+            "alarm": self.alarm,
         }
         with atomic(path / "world.json") as partial:
             partial.write_text(json.dumps(tree, indent=1) + "\n")
@@ -204,6 +210,7 @@ class World(nn.Module):
                 raise WorldError(f"{path} has format {tree['format']}; this version reads {FORMAT}. Train it again.")
             world = cls(from_json(WorldSpec, tree["spec"]), from_json(WorldConfig, tree["config"]), tree["name"])
             world.record, world.card = tree["record"], tree["card"]
+            world.alarm = {name: float(level) for name, level in tree.get("alarm", {}).items()}
             weights = {
                 k: v.float() if v.is_floating_point() else v for k, v in load_file(path / "weights.safetensors").items()
             }

@@ -27,11 +27,13 @@ class Dynamics(nn.Module, ABC):
     spec: the slabs of one session; `window` and `sinks` say which past frames are visible. example: tokens and actions
     that the laws are tested with, for a backbone that does not take just any. memory: the bounded memory that it steps
     with instead of its window, if any. agrees: for how many frames of a session the two paths agree; None: for ever.
-    differentiable: whether what it predicts has a gradient by numbers in actions, over many frames.
+    differentiable: whether what it predicts has a gradient by numbers in actions, over many frames. recurrent: how the
+    names of the parameters begin that take what is remembered from one frame to the next, for bounds on them.
     """
 
     name: ClassVar[str] = ""
     differentiable: ClassVar[bool] = True
+    recurrent: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[tuple[TokenSpec, ActionSpec] | None] = None
     spec: StateSpec
     memory: Memory | None = None

@@ -24,6 +24,7 @@ no coarse memory, inhibition, fatigue or Hebbian diffusion; as many steps for ev
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ class ReactionDiffusion(Dynamics):
     """Memory a session: `2 * N * dim` numbers and one latent."""
 
     Config = ReactionDiffusionConfig
+    recurrent: ClassVar[tuple[str, ...]] = ("blocks.0.react.", "blocks.0.pool.")
 
     def __init__(self, config: ReactionDiffusionConfig, tokens: TokenSpec, action: ActionSpec):
         super().__init__(tokens, action)

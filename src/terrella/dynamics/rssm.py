@@ -25,6 +25,7 @@ another, as in the other backbones here.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,7 @@ class RSSM(Dynamics):
     """
 
     Config = RSSMConfig
+    recurrent: ClassVar[tuple[str, ...]] = ("core.",)
 
     def __init__(self, config: RSSMConfig, tokens: TokenSpec, action: ActionSpec):
         super().__init__(tokens, action)

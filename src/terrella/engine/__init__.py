@@ -1,6 +1,8 @@
-"""From weights to futures: engine, state, and what makes frames cheaper: precision of each part, feature caches."""
+"""From weights to futures: engine, state, alarm, and what makes frames cheaper: precision of each part, caches."""
 
+from .alarm import SIGNALS, Alarm
 from .caches import CACHES, FeatureCache
+from .calibration import calibrate
 from .dream import Dream
 from .engine import Engine
 from .frame import Frame
@@ -8,4 +10,16 @@ from .precision import Precision
 from .settings import engine_settings
 from .state import State
 
-__all__ = ["CACHES", "Dream", "Engine", "FeatureCache", "Frame", "Precision", "State", "engine_settings"]
+__all__ = [
+    "CACHES",
+    "SIGNALS",
+    "Alarm",
+    "Dream",
+    "Engine",
+    "FeatureCache",
+    "Frame",
+    "Precision",
+    "State",
+    "calibrate",
+    "engine_settings",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import time
@@ -20,8 +21,10 @@ from ..nn.kv_policies import Memory
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..spec import WorldSpec
 from ..world import World
+from .alarm import Alarm
 from .budget import Budget
 from .caches import FeatureCache, find_cache
+from .calibration import calibrated
 from .compiled import CompiledStepper
 from .dream import Dream, dream
 from .frame import Frame, bring
@@ -44,6 +47,10 @@ class Engine:
         whoever shares its batch (slower: for replays and tests).
     cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
         `FeatureCache`; `Frame.info["evaluations"]` then tells how many each session computed.
+    reencode: whether, or every how many frames, a dreamed frame passes through pixels and back before it enters the
+        memory, 0 for never (None: as the world says).
+    alarm: what tells that a session has left what the world knows, an `Alarm` or the name of its signal, such as
+        `reencoding`; `Frame.info["alarm"]` then tells each session's level, above 1 where it has.
     budget_ms: milliseconds that `step` may take, action to frame: it then takes as many denoising steps as fit on this
         machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal
         frames.
@@ -52,11 +59,11 @@ class Engine:
     compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
         done; other batches run as without.
 
-    States belong to engines with the same world, precision, memory and remembering cache: a past that other weights
-    wrote, or that another rule chose, is not what this engine would have.
+    States belong to engines with the same world, precision, memory and remembering cache, with an alarm or without: a
+    past that other weights wrote, or that another rule chose, is not what this engine would have.
 
-    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision, memory or cache there is
-    not, `WorldError` for tokenizers that are not finite.
+    Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision, memory, cache or signal
+    there is not, `WorldError` for tokenizers that are not finite.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class Engine:
         memory: Memory | Mapping[str, Any] | str | None = None,
         exact: int | None = None,
         cache: FeatureCache | str | None = None,
+        reencode: bool | int | None = None,
+        alarm: Alarm | str | None = None,
         budget_ms: float | None = None,
         fused: bool | None = None,
         compiled: int | Sequence[int] = (),
@@ -88,6 +97,9 @@ class Engine:
             world = lowered(world, chosen, self.device, self.dtype)
         elif (self.device, self.dtype) != (parameter.device, parameter.dtype):
             world = copied(world).to(device=self.device, dtype=self.dtype)
+        if reencode is not None:  # another description of the same weights
+            world = copy.copy(world)
+            world.config = replace(world.config, reencode=reencode)
         self.world, self.exact = world.eval(), exact
         for name, weight in world.tokenizers.named_parameters():
             if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
@@ -102,14 +114,17 @@ class Engine:
                 f"compiled is {self.compiled}; batch sizes are at least 1, and an exact engine has only its own."
             )
         self._steppers: dict[int, Stepper | CompiledStepper] = {}
-        self._kept: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
+        self._cached: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
+        alarm = Alarm(alarm) if isinstance(alarm, str) else alarm
+        self.alarm = None if alarm is None else calibrated(self.world, alarm, self.dtype)
         self.steps, self._budget = world.decoder.steps if steps is None else steps, None
         self._stepper(self.steps)  # refuse impossible steps now rather than inside a step
         if budget_ms is not None:  # from the best frames to the cheapest
             counts = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
             self._budget, self.steps = Budget(budget_ms, counts), counts[0]
         if self.cache is not None:
-            self._kept = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
+            self._cached = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
+        self._kept = self._cached | ({} if self.alarm is None else self.alarm.slabs)
         self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept
         self.fingerprint = fingerprint(world, *self._kept)
         self._warm()
@@ -186,7 +201,7 @@ class Engine:
         latent = self.world.encode(seen).to(self.dtype)
         state.take()
         after, _ = self._stepper(self.steps).commit(slabs, seeds, row, latent, self.world.config.context_level)
-        # What a feature cache remembers is of frames that did not come true.
+        # What a feature cache or an alarm remembers is of frames that did not come true.
         after.recurrent.update(Slabs.empty(StateSpec(self._kept), len(seeds), self.device, self.dtype).recurrent)
         if pad is not None:
             after = after.select(torch.arange(batch, device=self.device))
@@ -271,11 +286,11 @@ class Engine:
     def _stepper(self, steps: int) -> Stepper | CompiledStepper:
         """What makes frames of so many denoising steps; raises `ConfigError` where the world cannot."""
         if steps not in self._steppers:
-            if self._kept and steps != self.steps:
+            if self._cached and steps != self.steps:
                 raise ConfigError(f"steps is {steps}, but what this engine's cache remembers is of {self.steps} steps.")
             blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
             self.world.decoder.sample(lambda z, noise: blank, blank, steps)
-            plain = Stepper(self.world, steps, self.dtype, self.cache)
+            plain = Stepper(self.world, steps, self.dtype, self.cache, self.alarm)
             self._steppers[steps] = CompiledStepper(plain, self.compiled) if self.compiled else plain
         return self._steppers[steps]
 

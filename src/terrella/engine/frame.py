@@ -44,8 +44,8 @@ def bring(world: World, drawn: Drawn, outcome: Outcome, back: Tensor | None = No
     reward = torch.where(drawn.finite_B, reward, torch.nan)
     rows = slice(None) if back is None else back.cpu().numpy()
     shown = {k: v.cpu().numpy()[rows] for k, v in drawn.shown.items()}
-    asked = drawn.evaluations_B
-    info = {} if asked is None else {"evaluations": asked.cpu().numpy()[rows]}
+    told = {"evaluations": drawn.evaluations_B, "alarm": drawn.alarm_B}
+    info = {name: value.cpu().numpy()[rows] for name, value in told.items() if value is not None}
     end = outcome.end.sigmoid()
     frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
     _require_finite(frame, world.name)

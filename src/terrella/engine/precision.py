@@ -119,7 +119,7 @@ def copied(world: World, dynamics: Part | None = None) -> World:
     first = next(world.parameters())
     twin = World(world.spec, config, world.name).to(device=first.device, dtype=first.dtype)
     twin.load_state_dict(world.state_dict())
-    twin.record, twin.card, twin.starts = world.record, world.card, world.starts
+    twin.record, twin.card, twin.starts, twin.alarm = world.record, world.card, world.starts, world.alarm
     return twin.requires_grad_(False)
 
 

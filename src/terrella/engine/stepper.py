@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..nn.latents import Noise, Outcome, Predict
-from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
+from ..nn.noise import ALARM, CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
 from ..world import World
+from .alarm import LEVEL, SIGNALS, Alarm
 from .caches import CachedFrame, FeatureCache
 
 
@@ -19,7 +20,8 @@ class Drawn:
     """A frame that is not in the memory yet.
 
     z_BNZ: what will be committed. finite_B: whether the latent drawn was. shown: stream -> observations, empty where
-    nobody looks. kept: what a feature cache wants to remember. evaluations_B: denoising steps computed, not forecast.
+    nobody looks. kept: what a feature cache and an alarm want to remember. evaluations_B: denoising steps computed, not
+    forecast. alarm_B: the level of an alarm over its threshold.
     """
 
     z_BNZ: Tensor
@@ -27,12 +29,14 @@ class Drawn:
     shown: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     evaluations_B: Tensor | None = None
+    alarm_B: Tensor | None = None
 
 
 class Stepper:
     """Makes the frames of one world.
 
-    steps: denoising steps a frame (None: the world's own). dtype: of latents. cache: which steps are forecast.
+    steps: denoising steps a frame (None: the world's own). dtype: of latents. cache: which steps are forecast. alarm:
+    what each frame is watched by.
     """
 
     def __init__(
@@ -41,8 +45,9 @@ class Stepper:
         steps: int | None = None,
         dtype: torch.dtype = torch.float32,
         cache: FeatureCache | None = None,
+        alarm: Alarm | None = None,
     ):
-        self.world, self.dtype, self.cache = world, dtype, cache
+        self.world, self.dtype, self.cache, self.alarm = world, dtype, cache, alarm
         self.steps = world.decoder.steps if steps is None else steps
 
     def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
@@ -113,7 +118,7 @@ class Stepper:
         world, tokens = self.world, self.world.tokens
         noise = keyed_normal(seeds, time, SAMPLE, tokens.n * tokens.channels)
         noise = noise.view(-1, tokens.n, tokens.channels).to(self.dtype)
-        cached = None
+        cached, ask = None, predict
         if self.cache is not None:
             grid = tokens.grid
             cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)
@@ -121,10 +126,16 @@ class Stepper:
         drawn = Drawn(z, z.isfinite().flatten(1).all(1))
         if cached is not None:
             drawn.kept, drawn.evaluations_B = cached.kept(), cached.evaluations_B
-        if observe or world.config.reencode:
+        every = int(world.config.reencode)
+        if observe or every:
             drawn.shown = world.decode(z)
-        if world.config.reencode:
-            drawn.z_BNZ = world.encode(drawn.shown).to(self.dtype)
+        if self.alarm is not None:
+            other = keyed_normal(seeds, time, ALARM, tokens.n * tokens.channels).view(z.shape)
+            signal = SIGNALS[self.alarm.signal](world, z, drawn.shown or world.decode(z), ask, other)
+            drawn.kept[LEVEL], drawn.alarm_B = self.alarm.note(memory[LEVEL], signal)
+        if every:
+            again = world.encode(drawn.shown).to(self.dtype)
+            drawn.z_BNZ = again if every == 1 else torch.where((time % every == 0)[:, None, None], again, z)
         return drawn
 
     @staticmethod

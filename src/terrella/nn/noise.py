@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-SAMPLE, CONTEXT, PLAN, REASON = 1, 2, 3, 4  # purposes: what the noise is for
+SAMPLE, CONTEXT, PLAN, REASON, ALARM = 1, 2, 3, 4, 5  # purposes: what the noise is for
 
 
 def keyed_normal(seeds: Tensor, frames: Tensor, purpose: int, count: int) -> Tensor:

@@ -21,10 +21,12 @@ from ..config import to_json
 from ..data import Dataset
 from ..data.episode import Clips
 from ..errors import ConfigError, DatasetError, TrainingError
+from ..nn.spectral import SpectralBound
 from ..tokenizers import Tokenizer
 from ..world import World, WorldConfig
 from .budget import Budget
 from .checkpoint import load_checkpoint, save_checkpoint, unbroken
+from .error_buffer import ErrorBuffer
 from .journal import Journal
 from .material import LatentClips, encode_episodes, frame_pool
 from .objective import clip_loss
@@ -139,6 +141,18 @@ def _openings(data: Dataset, frames: int, count: int = 8) -> Clips | None:
     return Clips(kept, clips.actions, clips.rewards, clips.terminated, known)
 
 
+def _bound(world: World, bound: float | None) -> SpectralBound | None:
+    """Make what holds the recurrent matrices; raises `ConfigError` where the backbone has none."""
+    if bound is None:
+        return None
+    if not world.dynamics.recurrent:
+        raise ConfigError(
+            f"spectral is {bound}, but backbone {world.dynamics.name!r} has no recurrent matrices to bound: it attends "
+            "to past frames, or its gates only fade what it keeps. Leave it None."
+        )
+    return SpectralBound(world.dynamics, world.dynamics.recurrent, bound)
+
+
 class _Run:
     """One training run: what a checkpoint holds, and the two phases."""
 
@@ -170,11 +184,14 @@ class _Run:
         self.between_steps = False  # whether weights, averages and counts belong together, so that `save` makes sense
         self.parts: dict[str, nn.Module] = {"tokenizer": world.tokenizers, "dynamics": world.dynamics}
         self.optimizer, self.average = self._fresh()
+        self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None
+        self.bound = _bound(world, config.spectral)
 
     def _fresh(self) -> tuple[Optimizer, Average]:
         c, part = self.config, self.parts[self.phase]
         lr = c.lr if self.phase == "dynamics" else c.tokenizer_lr
-        return Optimizer(part, lr, c.weight_decay, c.clip_norm, muon=self.phase == "dynamics"), Average(part)
+        optimizer = Optimizer(part, lr, c.weight_decay, c.clip_norm, muon=self.phase == "dynamics")
+        return optimizer, Average(part, c.average)
 
     # the two phases
 
@@ -227,7 +244,7 @@ class _Run:
             progress = self.budgets["dynamics"].progress(self.step, self.seconds)
             count, frames = c.clips_at(progress)
             batch = source.sample(count, generator, self.device, frames)
-            return clip_loss(self.world, c, *batch, progress, self.generator)
+            return clip_loss(self.world, c, *batch, progress, self.generator, self.errors)
 
         self._loop("dynamics", loss)
         self.record["steps"] = self.step
@@ -244,6 +261,8 @@ class _Run:
                     with self._precision():
                         value, parts = loss(False)
                     self.optimizer.step(value, self.step, budget.progress(self.step, self.seconds))
+                    if self.bound is not None and phase == "dynamics":
+                        self.bound.hold()
                     self.step += 1
                     self.average.update(self.step)
                     now = time.monotonic()
@@ -257,7 +276,7 @@ class _Run:
                         saved = time.monotonic()
         self.between_steps = False
         self.average.exchange()
-        self.average = Average(module)
+        self.average = Average(module, self.config.average)
         module.eval()
         if self.step:
             self.record[f"{phase}_held_out"] = self._held_out(loss)
@@ -293,6 +312,7 @@ class _Run:
             "average": self.average.shadow,
             "optimizer": self.optimizer.tensors(),
             "random": {"device": self.generator.get_state(), "index": self.order.get_state()},
+            "errors": {} if self.errors is None else self.errors.tensors(),
         }
         about = {"phase": self.phase, "step": self.step, "seconds": self.seconds, "record": self.record}
         about["config"] = to_json(self.world.config)
@@ -316,7 +336,9 @@ class _Run:
         self.record = about["record"]
         self.optimizer, self.average = self._fresh()
         self.optimizer.load(groups.get("optimizer", {}))
-        self.average.shadow = {k: v.to(self.device) for k, v in groups["average"].items()}
+        self.average.shadow = {k: v.to(self.device) for k, v in groups.get("average", {}).items()}
+        if self.errors is not None:
+            self.errors.load(groups["errors"])
         self.generator.set_state(groups["random"]["device"])
         self.order.set_state(groups["random"]["index"])
         self.journal.say(f"resumed {self.phase} at step {self.step}")

@@ -8,10 +8,11 @@ from torch.nn import functional as F
 
 from ..nn.noise import chance
 from ..world import World
+from .error_buffer import ErrorBuffer, recycled_past
 from .presets import TrainingConfig
+from .self_fed import levels, own_past, spoilt
 
 SELF_FED_FROM = 0.3  # of training: earlier predictions are not worth feeding
-KEEP = 0.6  # of the frames of a self-fed clip stay real
 
 
 def clip_loss(
@@ -23,22 +24,25 @@ def clip_loss(
     end_BT: Tensor,
     progress: float,
     generator: torch.Generator,
+    errors: ErrorBuffer | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the training loss of clips of T frames.
 
     action_BTW: the row that led to each frame (NaN for the first). reward, end: of the same transition. progress:
-    share of training done, in [0, 1]. Returns a scalar and its parts. The first frame of a clip is context only.
+    share of training done, in [0, 1]. errors: what recycled batches draw from and add to. Returns a scalar and its
+    parts. The first frame of a clip is context only.
 
     Past frames carry noise of a level drawn for each and told to the network (Dreamer 4, arXiv 2509.24527); in a share
-    of batches some are replaced by the model's own one-step predictions, made in parallel from the real past (a
-    parallel form of scheduled sampling: Bengio et al., arXiv 1506.03099), while the targets stay real. In *blind*
-    batches the frames after `seen` are withheld altogether (signal level 0), and only they are scored unless
-    `score_seen`. A piece of a clip shows as large a part of itself.
+    of batches they are the model's own (`own_past`), in another share they carry errors that it made lately
+    (`recycled_past`), while the targets stay real. In *blind* batches the frames after `seen` are withheld altogether
+    (signal level 0), and only they are scored unless `score_seen`. A piece of a clip shows as large a part of itself.
     """
     past, blind = z_BTNZ, chance(generator) < config.blind
     fed = not blind and progress >= SELF_FED_FROM and chance(generator) < config.self_fed
     if fed:
-        past = _self_fed(world, config, z_BTNZ, action_BTW, generator)
+        past = own_past(world, config, z_BTNZ, action_BTW, generator)
+    elif errors is not None and not blind and progress >= SELF_FED_FROM and chance(generator) < config.recycled:
+        past = recycled_past(world, config, z_BTNZ, action_BTW, errors, generator)
     frames = z_BTNZ.shape[1]
     first = min(max(1, config.seen * frames // (config.length + 1)), frames - 1) if blind else 1
     noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
@@ -59,20 +63,7 @@ def clip_loss(
 
 def _context(z: Tensor, most: float, generator: torch.Generator, seen: int | None = None) -> tuple[Tensor, Tensor]:
     """Add noise of up to `most` to each frame, and nothing but noise after the first `seen`."""
-    tau = 1 - most * torch.rand(z.shape[:2], generator=generator, device=z.device)
+    tau, noise = levels(z, most, generator)
     if seen is not None:
         tau[:, seen:] = 0
-    level = tau[..., None, None].to(z.dtype)
-    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-    return level * z + (1 - level) * noise, tau
-
-
-@torch.no_grad()
-def _self_fed(world: World, config: TrainingConfig, z: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
-    noisy, tau = _context(z, config.context_noise, generator)
-    _, predict = world.dynamics.parallel(noisy, action, tau)
-    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-    dreamed = world.decoder.sample(predict, noise, 1)
-    real = torch.rand(*z.shape[:2], 1, 1, generator=generator, device=z.device) < KEEP
-    real[:, 0] = True
-    return torch.where(real, z, dreamed)
+    return spoilt(z, tau, noise), tau

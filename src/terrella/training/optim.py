@@ -108,14 +108,15 @@ class AdamAtan2(torch.optim.Optimizer):
 
 
 class Average:
-    """An exponential moving average of weights, whose memory grows with training (a twentieth of the steps so far).
+    """An exponential moving average of weights, whose memory grows with training (a `share` of the steps so far).
 
+    With a share of 0 there is none, and `exchange` does nothing.
     Ref: Karras et al., arXiv 2312.02696, section 3 (power-function averages).
     """
 
-    def __init__(self, module: nn.Module):
-        self.module = module
-        self.shadow = {k: v.detach().clone() for k, v in self._live()}
+    def __init__(self, module: nn.Module, share: float = 0.05):
+        self.module, self.share = module, share
+        self.shadow = {k: v.detach().clone() for k, v in self._live()} if share else {}
 
     def _live(self) -> Iterable[tuple[str, Tensor]]:
         return ((k, v) for k, v in self.module.named_parameters())
@@ -123,14 +124,14 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights after `step` steps."""
-        weight = max(1 / (step + 1), 1 / (0.05 * step + 10))
-        for name, value in self._live():
+        weight = max(1 / (step + 1), 1 / (self.share * step + 10))
+        for name, value in self._live() if self.share else ():
             self.shadow[name].lerp_(value, weight)
 
     @torch.no_grad()
     def exchange(self) -> None:
         """Swap the weights and their average; call twice to come back."""
-        for name, value in self._live():
+        for name, value in self._live() if self.share else ():
             kept = value.detach().clone()
             value.copy_(self.shadow[name])
             self.shadow[name].copy_(kept)

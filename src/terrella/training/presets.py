@@ -21,10 +21,14 @@ class TrainingConfig:
 
     batch: clips a step. lr: of the backbone (matrices by Muon, the rest by AdamW). tokenizer_share: part of the budget
     for tokenizers, which come first. context_noise: largest noise on past frames. self_fed: share of batches whose
-    past is partly the model's own prediction. blind: share of batches in which only the first `seen` frames are
-    shown and the loss is that of going on alone, through all the frames after them. score_seen: whether the shown
-    frames count too, each as the next one after those before it. growth: share of training in which clips grow from an
-    eighth to their full length, and become fewer; short ones teach what a frame is many times as fast. reward_weight,
+    past is the model's own prediction: some frames, each predicted from the real past, or with a `self_fed_depth` above
+    1 all frames from a random one on, up to so many of the model's own deep. recycled: share of the other batches whose
+    past carries errors that the model made lately. spectral: None, or a bound on the spectral norm of the matrices of a
+    recurrent backbone's transition. average: memory of the averaged weights that training ends with, as a share of the
+    steps so far; 0 ends with the last weights. blind: share of batches in which only the first `seen` frames are shown
+    and the loss is that of going on alone, through all the frames after them. score_seen: whether the shown frames
+    count too, each as the next one after those before it. growth: share of training in which clips grow from an eighth
+    to their full length, and become fewer; short ones teach what a frame is many times as fast. reward_weight,
     end_weight: of the two heads.
     """
 
@@ -38,6 +42,10 @@ class TrainingConfig:
     clip_norm: float = 1.0
     context_noise: float = 0.3
     self_fed: float = 0.3
+    self_fed_depth: int = 1
+    recycled: float = 0.0
+    spectral: float | None = None
+    average: float = 0.05
     blind: float = 0.0
     seen: int = 1
     score_seen: bool = False
@@ -45,6 +53,16 @@ class TrainingConfig:
     reward_weight: float = 0.1
     end_weight: float = 0.1
     checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.self_fed_depth < 1:
+            raise ConfigError(f"self_fed_depth is {self.self_fed_depth}; it counts frames, at least 1 (1: one step).")
+        if not 0 <= self.recycled <= 1:
+            raise ConfigError(f"recycled is {self.recycled}; it is a share of batches, from 0 to 1.")
+        if self.spectral is not None and not self.spectral > 0:
+            raise ConfigError(f"spectral is {self.spectral}; a bound is above 0, and None is no bound.")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average is {self.average}; it is a share of the steps so far, from 0 to below 1.")
 
     def clips_at(self, progress: float) -> tuple[int, int]:
         """Return how many clips a step has, and of how many frames each, when so much of the training is done."""
