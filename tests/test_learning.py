@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -239,14 +240,13 @@ def test_files_that_hold_no_policy_are_refused(cartpole_world: World, tmp_path: 
         LearnedPolicy.load(tmp_path)
     path = LearnedPolicy(cartpole_world.spec).save(tmp_path / "policy")
     tree = json.loads((path / "policy.json").read_text())
-    for key, wrong, words in (
-        ("format", 99, "format 99"),
-        ("network", {"hidden": [3]}, "not those of"),
-        ("spec", {}, "cannot be read"),
-    ):
+    for key, wrong, words in (("format", 99, "format 99"), ("network", {"hidden": [3]}, "not those of")):
         (path / "policy.json").write_text(json.dumps({**tree, key: wrong}))
         with pytest.raises(WorldError, match=words):
             LearnedPolicy.load(path)
+    (path / "policy.json").write_text(json.dumps({**tree, "network": {"hiden": [3]}}))
+    with pytest.raises(ConfigError, match="hidden"):
+        LearnedPolicy.load(path)
 
 
 def test_policies_refuse_what_they_cannot_see_or_do(tmp_path: Path):
@@ -349,6 +349,27 @@ def test_dyna_takes_turns(tmp_path: Path):
     assert same(again[1].policy, found[1].policy)
     with pytest.raises(ConfigError, match="at least one round"):
         dyna("CartPole-v1", tmp_path / "c", rounds=())
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    page = (Path(__file__).parent.parent / "docs/learning.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    shorter = {
+        "steps=10_000": "steps=800",
+        '"3m"': '"4steps", preset="debug", device="cpu"',
+        "steps=100_000": "steps=256, num_envs=8",
+        "best=0.2": "best=0.2, steps=20",
+        "steps=400": "steps=20",
+    }
+    for long, short in shorter.items():
+        assert long in example
+        example = example.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("at random", "cloned", "imagined"))
 
 
 @pytest.mark.slow

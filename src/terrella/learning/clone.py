@@ -80,5 +80,5 @@ def _pool(dataset: Dataset, split: Split, best: float) -> Clips:
     places = np.concatenate([np.stack([np.full(n, e), np.arange(n)]) for e, n in zip(kept, dataset.lengths[kept])], 1)
     size = sum(int(np.prod(s.shape)) * (1 if s.kind == "image" else 4) for s in dataset.spec.modelled.values())
     chosen = np.random.default_rng(0).permutation(places.shape[1])[: max(HELD_OUT, POOL_BYTES // (2 * size))]
-    clips = dataset.clips(*places[:, chosen], 1)
+    clips = dataset.clips(places[0, chosen], places[1, chosen], 1)
     return replace(clips, observations={name: clips.observations[name] for name in dataset.spec.modelled})

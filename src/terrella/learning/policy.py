@@ -152,7 +152,11 @@ class LearnedPolicy(Policy):
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedPolicy:
-        """Open a policy; raises `WorldError` for a folder that holds none, or one of another format or shape."""
+        """Open a policy from its folder.
+
+        Raises `WorldError` for a folder that holds none, or one of another format or shape, and `ConfigError` for
+        settings that a network or a spec does not have.
+        """
         path = Path(path)
         try:
             tree = json.loads((path / "policy.json").read_text())
