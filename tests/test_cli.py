@@ -10,6 +10,7 @@ from terrella import cli
 FLAGS = {
     "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
     "train": "data out budget preset backbone decoder seed device resume",
+    "learn": "world data out steps algorithm max_episode_steps episodes seed device",
     "play": "world host port token steps budget_ms precision truth open_browser",
     "evaluate": "world env data out episodes policy steps precision memory cache seed",
     "info": "what",
@@ -39,6 +40,7 @@ def test_every_command_has_help(command, capsys):
         (["train", "nowhere"], "nowhere"),
         (["play", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["learn", "nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(args, words, capsys, tmp_path, monkeypatch):
@@ -78,6 +80,18 @@ def test_training_leaves_a_finished_world_alone(capsys, tmp_path, monkeypatch):
     assert "--no-resume" in capsys.readouterr().err
     assert cli.main([*command, "--seed", "1", "--no-resume"]) == 0
     assert json.loads((tmp_path / "w" / "world.json").read_text())["record"]["seed"] == 1
+
+
+def test_a_policy_is_learned_and_judged(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.chdir(tmp_path)
+    cli.main(["record", "CartPole-v1", "--steps", "400", "--out", "d"])
+    cli.main(["train", "d", "--out", "w", "--budget", "4steps", "--preset", "debug", "--decoder", "regression"])
+    capsys.readouterr()
+    assert cli.main(["learn", "w", "--data", "d", "--steps", "64", "--episodes", "2", "--algorithm", "a2c"]) == 0
+    said = capsys.readouterr().err
+    assert "true return of 2 episodes" in said
+    assert (tmp_path / "w" / "policy" / "policy.json").exists()
 
 
 def test_the_demo_runs_twice(capsys, tmp_path, monkeypatch):

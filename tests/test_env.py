@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -28,19 +25,15 @@ from terrella.training import world_config
 from terrella.vector_env import WorldVectorEnv
 from terrella.world import World
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 TOLERANCE = 1e-4  # between batches of different sizes; images may be one step of 255 off
 
 
-def example(name: str) -> ModuleType:
-    """Import one of the examples by its file."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def adapter(world: World, num_envs: int, **settings: Any) -> Any:
+    """A world as Stable-Baselines3 takes environments."""
+    pytest.importorskip("stable_baselines3")
+    from terrella.learning.sb3 import VecEnvAdapter
+
+    return VecEnvAdapter(WorldVectorEnv(world, num_envs, autoreset_mode="SameStep", **settings))
 
 
 def with_end(world: World, scale: float, bias: float) -> World:
@@ -555,7 +548,7 @@ def test_gymnasium_makes_and_wraps_many(endless: World) -> None:
 def test_stable_baselines_learns_in_a_world(name: str, policy: str, steps: int, request: pytest.FixtureRequest) -> None:
     stable_baselines3 = pytest.importorskip("stable_baselines3")
     world = with_end(request.getfixturevalue(f"{name}_world"), 0, -9)
-    envs = example("train_policy_in_world").WorldVecEnv(world, 4, max_episode_steps=8)
+    envs = adapter(world, 4, max_episode_steps=8)
     model = stable_baselines3.PPO(policy, envs, n_steps=16, batch_size=32, n_epochs=2, seed=0, device="cpu")
     before = [p.clone() for p in model.policy.parameters()]
     model.learn(steps)
@@ -564,7 +557,7 @@ def test_stable_baselines_learns_in_a_world(name: str, policy: str, steps: int, 
 
 
 def test_the_adapter_tells_what_was_cut_short(restless: World) -> None:
-    envs = example("train_policy_in_world").WorldVecEnv(restless, 4, max_episode_steps=3)
+    envs = adapter(restless, 4, max_episode_steps=3)
     envs.seed(0)
     envs.reset()
     kinds = set()

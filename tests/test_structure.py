@@ -23,13 +23,14 @@ LAYERS = [
     {"citation", "training", "engine"},
     {"check", "entry"},
     {"env", "vector_env"},
-    {"planning", "evaluation", "diagnostics", "serving"},
+    {"planning", "learning", "evaluation", "diagnostics", "serving"},
     {"__init__"},
     {"cluster"},
     {"cli"},
 ]
 RANK = {name: rank for rank, group in enumerate(LAYERS) for name in group}
 HEAVY = {"av", "fastapi", "starlette", "uvicorn", "matplotlib", "tensorboard", "tyro", "transformers", "ray"}
+HEAVY |= {"stable_baselines3"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: `terrella demo | record | train | play | evaluate | info`.
+"""The command line: `terrella demo | record | train | learn | play | evaluate | info`.
 
 Each command is one call of the library. Mistakes of the user are told in a sentence, without a traceback.
 """
@@ -125,6 +125,46 @@ def train(
         f"after {world.record['steps']:,} steps: {folder}"
     )
     Say.print(f"next: terrella play {folder}   or   terrella evaluate {folder}")
+
+
+def learn(
+    world: Positional[str],
+    /,
+    data: Path | None = None,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: beside the world)")] = None,
+    steps: int = 200_000,
+    algorithm: Literal["ppo", "a2c"] = "ppo",
+    max_episode_steps: int = 50,
+    episodes: int = 50,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Learn a policy inside a world, and try it in the true environment.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package.
+        data: Dataset whose moments imagined episodes begin at; the few beginnings kept in the world by default.
+        out: Folder for the policy.
+        steps: Imagined transitions to learn from.
+        algorithm: Who learns: ppo or a2c, of Stable-Baselines3.
+        max_episode_steps: Cut imagined episodes there.
+        episodes: True episodes to judge by; 0 for none, as where the environment is not installed.
+        seed: Decides everything that is random.
+        device: cpu or cuda.
+    """
+    from .learning import learn as learn_in
+    from .learning import returns
+    from .world import World
+
+    loaded = World.load(world)
+    folder = out or (Path(world) if Path(world).is_dir() else Path("runs") / loaded.name) / "policy"
+    how = {"steps": steps, "max_episode_steps": max_episode_steps, "seed": seed, "device": device}
+    policy = learn_in(loaded, algorithm=algorithm, starts=data, **how)
+    policy.save(folder)
+    Say.print(f"{policy.record['steps']:,} imagined transitions: {folder}")
+    if episodes and loaded.spec.env.id:
+        chance, found = (returns(who, loaded.spec.env, episodes=episodes, seed=seed) for who in (None, policy))
+        Say.print(f"true return of {episodes} episodes: {found.mean():.2f} (at random {chance.mean():.2f})")
 
 
 def play(
@@ -280,7 +320,8 @@ def demo(env: str = "procgen/coinrun", budget: str = "6m", out: Path = Path("run
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    commands = {"demo": demo, "record": record, "train": train, "play": play, "evaluate": evaluate, "info": info}
+    commands = {"demo": demo, "record": record, "train": train, "learn": learn, "play": play}
+    commands |= {"evaluate": evaluate, "info": info}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="terrella", description="Learn a world from recordings, and live in it.", args=args

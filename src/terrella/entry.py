@@ -71,10 +71,7 @@ class Stage:
         self.world = world if isinstance(world, World) else World.load(world)
         self.spec: WorldSpec = self.world.spec
         self.engine = Engine(self.world, **engine_settings(engine, steps=steps, device=device))
-        # The observation is bare where it was recorded so; these are the names that `arenas.to_streams` then gives.
-        self.bare = list(self.spec.streams) in (["pixels"], ["vector"])
-        each: dict[str, gym.Space] = {name: _space(stream) for name, stream in self.spec.modelled.items()}
-        self.observation_space = next(iter(each.values())) if self.bare else spaces.Dict(each)
+        self.observation_space = observation_space(self.spec)
         self.action_space = actions.action_space(self.spec.action)
         self._low, self._high = _bounds(self.spec.action)
         self._starts = self._checked(starts if starts is not None else self.world.starts)
@@ -148,18 +145,34 @@ class Stage:
         return actions.encode(self.spec.action, action).clip(self._low, self._high)
 
     def present(self, observation: Mapping[str, np.ndarray]) -> Any:
-        """Give an observation (with or without a batch axis) the form of the space: new arrays within its bounds."""
-        parts = {}
-        for name, stream in self.spec.modelled.items():
-            value = np.array(observation[name], np.uint8 if stream.kind == "image" else np.float32)
-            limited = stream.low is not None and stream.high is not None
-            parts[name] = value.clip(*np.array([stream.low, stream.high], np.float32)) if limited else value
-        return parts[next(iter(parts))] if self.bare else parts
+        """Give an observation (with or without a batch axis) the form of the space; see `present`."""
+        return present(self.spec, observation)
 
     @property
     def fps(self) -> int:
         """Frames a second at which a person would play it, whole as Gymnasium's player wants it."""
         return max(1, round(self.spec.fps))
+
+
+def observation_space(spec: WorldSpec) -> gym.Space:
+    """Build the space of observations that a world of `spec` shows, as `WorldEnv` describes it."""
+    each: dict[str, gym.Space] = {name: _space(stream) for name, stream in spec.modelled.items()}
+    return next(iter(each.values())) if _bare(spec) else spaces.Dict(each)
+
+
+def present(spec: WorldSpec, observation: Mapping[str, Any]) -> Any:
+    """Give streams (with or without a batch axis) the form of `observation_space`: new arrays within its bounds."""
+    parts = {}
+    for name, stream in spec.modelled.items():
+        value = np.array(observation[name], np.uint8 if stream.kind == "image" else np.float32)
+        limited = stream.low is not None and stream.high is not None
+        parts[name] = value.clip(*np.array([stream.low, stream.high], np.float32)) if limited else value
+    return parts[next(iter(parts))] if _bare(spec) else parts
+
+
+def _bare(spec: WorldSpec) -> bool:
+    """Whether observations are no dictionary: `arenas.to_streams` gives these names to what was recorded as one box."""
+    return list(spec.streams) in (["pixels"], ["vector"])
 
 
 def picture(spec: WorldSpec, past: Sequence[Mapping[str, np.ndarray]], size: int = 192) -> np.ndarray:
