@@ -5,7 +5,8 @@ from .dream import Dream
 from .engine import Engine
 from .frame import Frame
 from .precision import Precision
+from .recall import Trail
 from .settings import engine_settings
 from .state import State
 
-__all__ = ["CACHES", "Dream", "Engine", "FeatureCache", "Frame", "Precision", "State", "engine_settings"]
+__all__ = ["CACHES", "Dream", "Engine", "FeatureCache", "Frame", "Precision", "State", "Trail", "engine_settings"]

@@ -12,6 +12,7 @@ from ..nn.noise import CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
 from ..world import World
 from .caches import CachedFrame, FeatureCache
+from .recall import remember
 
 
 @dataclass
@@ -55,7 +56,8 @@ class Stepper:
     ) -> tuple[Slabs, Outcome]:
         """Write a frame into the memory at a signal level. Consumes `slabs`."""
         noisy = self._at(level, seeds_B, slabs.time, z_BNZ)
-        return self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
+        after, outcome = self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
+        return remember(after, row_BW, z_BNZ), outcome
 
     def commit_dreamed(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor) -> tuple[Slabs, Outcome]:
         """Write a frame that `draw` drew. Consumes `slabs`."""
@@ -88,7 +90,7 @@ class Stepper:
 
         drawn = self._drawn(predict, {}, seeds_B, time + 1, next_BW, observe)
         assert outcome is not None  # every decoder predicts at least once
-        return memory, outcome, drawn
+        return remember(memory, row_BW, z_BNZ), outcome, drawn
 
     @property
     def dream_level(self) -> float:
