@@ -53,6 +53,8 @@ class ActionLaw(nn.Module):
     @torch.no_grad()
     def measure(self, rows: Tensor) -> None:
         """Take the mean and deviation of the numbers of rows `(frames, W)` for the units of this law."""
+        if not len(self.numbers):
+            return
         numbers = rows[:, self.numbers].double()
         self.centre.copy_(numbers.mean(0))
         self.spread.copy_(numbers.std(0, correction=0).clamp(min=1e-4))

@@ -2,8 +2,8 @@
 
     G_t = r_t + gamma (1 - end_t) ((1 - lambda) V(s_{t+1}) + lambda G_{t+1}),   G_{t+n} = V(s_{t+n})
 
-V is fitted to G by least squares. Where a recording stops without an end (a time limit), V stands in for the rest, so
-that an episode cut short is not one that ended.
+V is fitted to G by least squares, G being held still. Where a recording stops without an end (a time limit), V stands
+in for the rest, so that an episode cut short is not one that ended.
 
 Ref: Sutton, Machine Learning 3 (1988), for TD(lambda); Lakshminarayanan et al., arXiv 1612.01474, for members that
 differ by their start, whose disagreement says where little was recorded. Differs: returns look at most `steps` ahead.
@@ -27,8 +27,11 @@ from .recordings import Recordings
 
 @dataclass(frozen=True)
 class ValueConfig(HeadConfig):
-    """discount: gamma. trace: lambda, 1 for plain returns. steps: how far returns look, n. members: networks, M."""
+    """discount: gamma. trace: lambda, 1 for plain returns. steps: how far returns look, n; a batch is made of clips of
+    as many. members: networks, M.
+    """
 
+    batch: int = 256
     discount: float = 0.99
     trace: float = 0.95
     steps: int = 16
@@ -84,24 +87,30 @@ class Value(Head):
     def loss(
         self, recordings: Recordings, at_B: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Head.loss`: the squared distance to G, in deviations, the mean over members."""
+        """See `Head.loss`: the squared distance to G, in deviations, over members and the frames of a few clips."""
         c = self.config
-        index, inside = recordings.ahead(at_B, c.steps)
-        target = self._returns(recordings, index, inside, c)
-        cut = recordings.cuts(at_B, c.frames, generator)
-        value = self.members(recordings.windows(at_B, c.frames, cut))
-        loss = ((value - target) / self.scale).square().mean()
-        return loss, {"value": value.detach().mean()}
+        first = at_B[: max(1, len(at_B) // c.steps)]
+        index, inside = recordings.ahead(first, c.steps)
+        began = recordings.cuts(first, 1, generator)[:, None] + index - index[:, :1]
+        value = self.members(recordings.windows(index, c.frames, began))  # (M, B, n + 1)
+        reward, end = (x[index].to(value) for x in (recordings.clips.reward, recordings.clips.end))
+        inside = inside.to(value.device)
+        target = returns(value.detach(), reward, end, inside, c.discount, c.trace)
+        gap = ((value[..., :-1] - target) / self.scale).square().mean(0)
+        taken = inside[:, 1:].to(gap)
+        return (gap * taken).sum() / taken.sum(), {"value": value.detach().mean()}
 
-    @torch.no_grad()
-    def _returns(self, recordings: Recordings, index: Tensor, inside: Tensor, c: ValueConfig) -> Tensor:
-        """G of each member at the first of frames `index (B, n + 1)`, `(M, B)`."""
-        value = self.members(recordings.windows(index, c.frames))  # (M, B, n + 1)
-        device = value.device
-        reward, end = (x[index].to(device) for x in (recordings.clips.reward, recordings.clips.end))
-        there, total = inside.to(device), value[..., -1]
-        for t in range(c.steps - 1, -1, -1):  # what came of the transition stands with the frame after it
-            later = c.trace * total + (1 - c.trace) * value[..., t + 1]
-            total = reward[:, t + 1] + c.discount * (1 - end[:, t + 1]) * later
-            total = torch.where(there[:, t + 1], total, value[..., t])  # the recording's last frame: V
-        return total
+
+def returns(value: Tensor, reward: Tensor, end: Tensor, there: Tensor, discount: float, trace: float) -> Tensor:
+    """Compute G at the first n of n + 1 frames, `(..., B, n)`, from values `(..., B, n + 1)`.
+
+    reward, end: of the transition to each frame, `(B, n + 1)`. there: whether a frame was recorded; after the last one
+    that was, V stands in for the rest.
+    """
+    total, found = value[..., -1], []
+    for t in range(value.shape[-1] - 2, -1, -1):
+        later = trace * total + (1 - trace) * value[..., t + 1]
+        total = reward[:, t + 1] + discount * (1 - end[:, t + 1]) * later
+        total = torch.where(there[:, t + 1], total, value[..., t])
+        found.append(total)
+    return torch.stack(found[::-1], -1)

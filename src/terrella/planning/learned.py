@@ -147,5 +147,5 @@ class PolicyPrior:
         """Probabilities `(R, A)` of actions `(R, A, W)` after the last frames of a trail; sums of 1."""
         laws = self.head(self.head.last(trail))
         wide = type(laws)(laws.mean[:, None], laws.std[:, None], laws.log_probs[:, None])
-        given = torch.from_numpy(rows).to(laws.mean)
+        given = torch.tensor(rows).to(laws.mean)
         return (self.head.law.log_prob(wide, given) / self.temperature).softmax(1).double().cpu().numpy()
