@@ -1,25 +1,24 @@
 """Measure what heads know, and what planners gain by them.
 
-    python benchmarks/heads.py --tasks pendulum cartpole --train 5m --fit 60s --seeds 0 1 2 --json heads.json
+    python benchmarks/heads.py --tasks pendulum cartpole --seeds 0 --json heads.json
 
-A world is trained on random play, four heads are fitted on the same recordings, and what follows is measured on episodes
-that neither has met. Worlds are kept in `--out`; recordings of `benchmarks/planning.py` are shared if `--out` is.
-
-Rows have `task`, `seed` and `what`:
+A world is trained on random play, four heads are fitted on the same recordings, and what follows is measured on held-out
+episodes, or in the true environment from seeds never recorded. Worlds and recordings are kept in `--out`, which
+`benchmarks/planning.py` shares. Rows have `task`, `seed` and `what`:
 
 | what | keys |
 |---|---|
-| `control` | `arm`, `horizon`, `model_steps` a decision, and the figures of `benchmarks/planning.py`: a short horizon alone |
-| | (`short`), with the value of what comes after it (`value`), begun from proposals of the policy (`guided`), from both |
-| | (`guided+value`); the task's own horizon (`long`); all with an equal budget of model evaluations |
+| `control` | `arm`, `horizon`, `model_steps` a decision, and figures as of `benchmarks/planning.py`: a short horizon |
+| | alone (`short`), with the value of what comes after it (`value`), begun from proposals of the policy (`guided`), |
+| | both (`guided+value`); the task's own horizon (`long`); all with as many model evaluations |
 | `verify` | `arm`: the rule by which one of four plans is taken (`cost`, `mean`, `inverse`, `energy`, `disagreement`) |
 | `energy` | `auroc` of true windows against false ones, by what is false about them |
-| `choice` | error of futures of `--depth` frames under the true actions, in squared deviations: one at random (`random`), |
-| | the least energy (`energy`), the medoid (`consensus`), the best there was (`oracle`); `gain`: share of the way from |
-| | random to oracle, with its bootstrap 95 % interval; `rank`: mean rank correlation |
-| `inverse` | `real`, `dreamed`: how well actions are told from frames: share right for choices, for numbers 1 - squared error |
-| | over variance |
-| `value` | `explained`: 1 - squared error over variance of held-out returns by the value head; `held_out` losses of all heads |
+| `choice` | error of futures of `--depth` frames under the true actions, in squared deviations: of one at random |
+| | (`random`), the least energy (`energy`), the medoid (`consensus`), the best there was (`oracle`); `gain`: share of |
+| | the way from random to oracle, with its bootstrap 95 % interval; `rank`: mean rank correlation |
+| `inverse` | `real`, `dreamed`: how well actions are told from frames: share right for choices, 1 - squared error over |
+| | variance for numbers |
+| `value` | `explained`: 1 - squared error over variance of returns; `held_out`: losses of all heads |
 """
 
 from __future__ import annotations
@@ -40,10 +39,8 @@ from terrella.arenas import describe, make
 from terrella.data import Dataset
 from terrella.engine import Engine, Trail
 from terrella.evaluation.stats import auroc, bootstrap
-from terrella.heads.fitting import _recordings as recordings_of
 from terrella.heads.recordings import SEEN, Recordings, dreamed
 from terrella.planning import Controller, Energy, Future, Return, Value, make_planner
-from terrella.training.journal import Journal
 from terrella.world import World
 
 KINDS = ("value", "policy", "inverse", "energy")
@@ -218,7 +215,7 @@ def main() -> None:
             task = Task(**{**vars(task), "limit": options.limit or task.limit})
             world, data = prepared(name, task, seed, options)
             if "know" in options.what:
-                held = recordings_of(world, data, "held_out", Journal(None, False))
+                held = Recordings.of(world, data, "held_out")
                 held.dreams = dreamed(world, held, 256, world.head("energy").dreams, seed + 1)
                 found = [*knowledge(world, held, seed), choice(world, data, seed, options)]
                 rows += [{"task": name, "seed": seed, **row} for row in found]

@@ -12,10 +12,9 @@ from terrella import Engine, heads
 from terrella.data import Dataset, Episode
 from terrella.engine import State, Trail
 from terrella.errors import ActionError, ConfigError, SpecError, StateError, TrainingError, UnknownName, WorldError
-from terrella.heads.fitting import _recordings
+from terrella.heads.recordings import Recordings, dreamed
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import TrainingConfig, train, world_config
-from terrella.training.journal import Journal
 from terrella.training.optim import Optimizer
 from terrella.world import World
 
@@ -178,8 +177,8 @@ def all_heads(line) -> World:
 
 def test_energy_ranks_what_happened_before_what_did_not(line, all_heads):
     data, world = line
-    held = _recordings(world, data, "held_out", Journal(None, False))
-    held.dreams = heads.recordings.dreamed(world, held, 64, 8, 0)
+    held = Recordings.of(world, data, "held_out")
+    held.dreams = dreamed(world, held, 64, 8, 0)
     at = held.draw(400, torch.Generator().manual_seed(0)) + 1
     head = world.head("energy")
     true = held.windows(at, head.config.frames)
@@ -196,7 +195,7 @@ def test_energy_ranks_what_happened_before_what_did_not(line, all_heads):
 
 def test_windows_never_leave_their_episode(line):
     data, world = line
-    whole = _recordings(world, data, "train", Journal(None, False))
+    whole = Recordings.of(world, data)
     begin = int(whole.first[60])
     assert begin == 50
     assert int(whole.last[60]) == 74

@@ -14,7 +14,6 @@ from ..errors import SpecError
 from ..registry import lookup
 from ..training import Budget
 from ..training.journal import Journal
-from ..training.material import encode_episodes
 from ..training.optim import Optimizer
 from ..training.steps import Steps
 from ..world import World
@@ -81,7 +80,8 @@ def fit(
     with journal:
         if resume:
             steps.resume()
-        true, held = (_recordings(world, data, split, journal) for split in ("train", "held_out"))
+        with journal.task("encode", data.steps + len(data)) as advance:
+            true, held = (Recordings.of(world, data, split, advance) for split in ("train", "held_out"))
         if head.dreams:
             with journal.task("dream", 2) as advance:
                 for recordings, key, count in ((true, seed, DREAMS), (held, seed + 1, DREAMS // 4)):
@@ -105,9 +105,3 @@ def fit(
         world.save_head(kind, out)
         (Path(out) / f"{kind}-head.checkpoint.safetensors").unlink(missing_ok=True)
     return head
-
-
-def _recordings(world: World, data: Dataset, split: Any, journal: Journal) -> Recordings:
-    device = next(world.parameters()).device
-    with journal.task("encode", data.steps + len(data)) as advance:
-        return Recordings(encode_episodes(data, world, split, 1, device, advance), device)

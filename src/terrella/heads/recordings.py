@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..data import Dataset
+from ..data.index import Split
 from ..engine import Trail
 from ..engine.stepper import Stepper
-from ..training.material import LatentClips
+from ..training.material import LatentClips, encode_episodes
 from ..world import World
 
 CUT = 0.1  # of the windows in training begin as a session does in the middle of an episode
@@ -34,6 +37,18 @@ class Recordings:
         self.first = torch.where(begins, index, 0).cummax(0).values
         ends = torch.cat([begins[1:], torch.ones(1, dtype=torch.bool)])
         self.last = torch.where(ends, index, len(index)).flip(0).cummin(0).values.flip(0)
+
+    @classmethod
+    def of(
+        cls,
+        world: World,
+        dataset: Dataset,
+        split: Split = "train",
+        advance: Callable[[int], None] = lambda frames: None,
+    ) -> Recordings:
+        """Encode the episodes of a split, on the world's device; raises `TrainingError` where there are none."""
+        device = next(world.parameters()).device
+        return cls(encode_episodes(dataset, world, split, 1, device, advance), device)
 
     def draw(self, batch: int, order: torch.Generator) -> Tensor:
         """Draw frames that have one after them, `(B,)`."""
