@@ -2,9 +2,9 @@
 
     python benchmarks/heads.py --tasks pendulum cartpole --seeds 0 --json heads.json
 
-A world is trained on random play, four heads are fitted on the same recordings, and what follows is measured on held-out
-episodes, or in the true environment from seeds never recorded. Worlds and recordings are kept in `--out`, which
-`benchmarks/planning.py` shares. Rows have `task`, `seed` and `what`:
+A world is trained on random play, four heads are fitted on the same recordings, and what follows is measured on
+held-out episodes, or in the true environment from seeds never recorded. Worlds and recordings are kept in `--out`,
+which `benchmarks/planning.py` shares. Rows have `task`, `seed` and `what`:
 
 | what | keys |
 |---|---|
@@ -14,8 +14,8 @@ episodes, or in the true environment from seeds never recorded. Worlds and recor
 | `verify` | `arm`: the rule by which one of four plans is taken (`cost`, `mean`, `inverse`, `energy`, `disagreement`) |
 | `energy` | `auroc` of true windows against false ones, by what is false about them |
 | `choice` | error of futures of `--depth` frames under the true actions, in squared deviations: of one at random |
-| | (`random`), the least energy (`energy`), the medoid (`consensus`), the best there was (`oracle`); `gain`: share of |
-| | the way from random to oracle, with its bootstrap 95 % interval; `rank`: mean rank correlation |
+| | (`random`), the least energy (`energy`), the medoid (`consensus`), the best of all (`oracle`); `gain`: share |
+| | of the way from random to oracle, with its bootstrap 95 % interval; `rank`: mean rank correlation |
 | `inverse` | `real`, `dreamed`: how well actions are told from frames: share right for choices, 1 - squared error over |
 | | variance for numbers |
 | `value` | `explained`: 1 - squared error over variance of returns; `held_out`: losses of all heads |

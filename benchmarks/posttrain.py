@@ -2,9 +2,9 @@
 
     python benchmarks/posttrain.py --tasks pendulum --decoders shortcut regression --seeds 0 --json posttrain.json
 
-A world is trained as always, then in two ways for equal time: on with its own loss at the same rate (`control`, an anchor
-alone), and on the decoded error of its rollouts (`posttrain`: by gradient, or for `masked` by policy gradient). Rows
-have `task`, `decoder`, `seed`, `arm`, `method`, `steps`, and `before` and `after` as
+A world is trained as always, then in two ways for equal time: on with its own loss at the same rate (`control`, an
+anchor alone), and on the decoded error of its rollouts (`posttrain`: by gradient, or for `masked` by policy gradient).
+Rows have `task`, `decoder`, `seed`, `arm`, `method`, `steps`, and `before` and `after` as
 `terrella.training.rollouts.measure` has them: one-step loss, error by horizon, outcomes, action ratio.
 """
 

@@ -42,9 +42,9 @@ PHASE = "posttrain"
 
 @dataclass(frozen=True)
 class PostTraining:
-    """method: `gradient`, `grpo`, or `auto`, by the decoder. seen: true frames before a rollout. horizon: frames of it.
-    batch: pasts a step. lr: of the backbone. frames: weight of the rollouts (0: none, for comparison). anchor: weight of
-    the one-step loss. group: rollouts from one past, and beta: weight of the divergence from the start, of `grpo`.
+    """method: `gradient`, `grpo`, or `auto`, by the decoder. seen: true frames before a rollout of `horizon` frames.
+    batch: pasts a step. lr: of the backbone. frames: weight of rollouts (0: none, to compare). anchor: weight of the
+    one-step loss. group: rollouts from one past, and beta: weight of the divergence from the start, of `grpo`.
 
     Raises `ConfigError` for values out of range.
     """
