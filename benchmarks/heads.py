@@ -16,8 +16,8 @@ which `benchmarks/planning.py` shares. Rows have `task`, `seed` and `what`:
 | `choice` | error of futures of `--depth` frames under the true actions, in squared deviations: of one at random |
 | | (`random`), the least energy (`energy`), the medoid (`consensus`), the best of all (`oracle`); `gain`: share |
 | | of the way from random to oracle, with its bootstrap 95 % interval; `rank`: mean rank correlation |
-| `inverse` | `real`, `dreamed`: how well actions are told from frames: share right for choices, 1 - squared error over |
-| | variance for numbers |
+| `inverse` | `real`, `dreamed`: how well actions are told from frames: share right for choices, 1 - squared error |
+| | over variance for numbers |
 | `value` | `explained`: 1 - squared error over variance of returns; `held_out`: losses of all heads |
 """
 

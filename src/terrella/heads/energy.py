@@ -101,6 +101,6 @@ class Energy(Head):
             which = (draw[2] * len(dreams.z)).long()
             end = SEEN + (draw[3] * (dreams.frames - SEEN)).long()
             index = (end[:, None] - torch.arange(frames).flip(0)).clamp(min=0)
-            z, rows = (x.cpu()[which[:, None], index].to(recordings.device) for x in (dreams.z, dreams.rows))
+            z, rows = (x[which[:, None], index].to(recordings.device) for x in (dreams.z, dreams.rows))
             found["dreamed"] = Trail(z, rows)
         return found

@@ -24,7 +24,8 @@ class Recordings:
     """Frames of many episodes.
 
     clips: as latents, `length` 1. device: where windows go. first, last: int64 `(frames,)`, where the episode of each
-    frame begins and ends. dreams: frames that the world dreamed under recorded actions (`dreamed`), or None.
+    frame begins and ends. dreams: frames that the world dreamed under recorded actions (`dreamed`), or None. All of it
+    lies on the CPU.
     """
 
     clips: LatentClips
@@ -103,5 +104,5 @@ def dreamed(world: World, recordings: Recordings, count: int, depth: int, seed: 
         for t in range(SEEN, length):
             shown.append(stepper.draw(slabs, keys, rows[:, t], observe=False).z_BNZ)
             slabs, _ = stepper.commit_dreamed(slabs, keys, rows[:, t], shown[-1])
-        found.append(Trail(torch.stack(shown, 1).float(), rows))
+        found.append(Trail(torch.stack(shown, 1).float().cpu(), rows.cpu()))
     return Trail(torch.cat([f.z for f in found]), torch.cat([f.rows for f in found]))
