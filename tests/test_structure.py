@@ -21,6 +21,7 @@ LAYERS = [
     {"tokenizers", "dynamics", "decoders"},
     {"world", "laws"},
     {"citation", "training", "engine"},
+    {"heads"},
     {"check", "entry"},
     {"env", "vector_env"},
     {"planning", "learning", "evaluation", "diagnostics", "serving"},

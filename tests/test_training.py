@@ -213,9 +213,9 @@ CHILD = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
-from terrella.training import TrainingConfig, loop, optim
+from terrella.training import TrainingConfig, loop, optim, steps
 phase, step, where = sys.argv[3], int(sys.argv[4]), sys.argv[5]
-take, save, run = optim.Optimizer.step, loop.save_checkpoint, []
+take, save, run = optim.Optimizer.step, steps.save_checkpoint, []
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 def stepping(self, loss, number, progress):
@@ -226,10 +226,10 @@ def saving(path, groups, about):
     if where == "save" and (about["phase"], about["step"]) == (phase, step):
         os.fsync = die  # the new file is written, the old one still in place
     save(path, groups, about)
-def starting(self, *args, init=loop._Run.__init__):
+def starting(self, *args, init=steps.Steps.__init__, **how):
     run.append(self)
-    init(self, *args)
-optim.Optimizer.step, loop.save_checkpoint, loop._Run.__init__ = stepping, saving, starting
+    init(self, *args, **how)
+optim.Optimizer.step, steps.save_checkpoint, steps.Steps.__init__ = stepping, saving, starting
 recipe = TrainingConfig(batch=4, length=4, tokenizer_batch=8, checkpoint_seconds=0.0, self_fed=0.5)
 options = dict(budget="16steps", preset="debug", training=recipe, seed=3, device="cpu", progress=False)
 loop.train(sys.argv[1], sys.argv[2], **options)

@@ -1,5 +1,6 @@
 """Terrella: learn a world from recordings; step it, play it, serve it, measure it."""
 
+from . import heads
 from .citation import cite
 from .data import Dataset, record
 from .engine import Engine, State
@@ -23,6 +24,7 @@ __all__ = [
     "WorldVectorEnv",
     "cite",
     "evaluate",
+    "heads",
     "plan",
     "record",
     "serve",

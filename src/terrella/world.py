@@ -1,15 +1,17 @@
 """A world: what it is of (spec), its parts (tokenizers, dynamics, decoder), and its files.
 
-    world.json            format, spec, config, training record, card
-    weights.safetensors   every tensor, float32 or float16
-    starts.safetensors    a few recorded beginnings, so that it can be entered without its environment
-    card.md, preview.webp for people
+    world.json                format, spec, config, training record, card
+    weights.safetensors       every tensor, float32 or float16
+    starts.safetensors        a few recorded beginnings, so that it can be entered without its environment
+    heads/<kind>.safetensors  small networks fitted on its latents, settings in the header (`terrella.heads`)
+    card.md, preview.webp     for people
 
 Loading reads JSON and tensors; it never runs code from a file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -29,7 +31,7 @@ from .data.episode import Clips
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
 from .files import atomic
 from .nn.latents import APART, TokenSpec
-from .registry import lookup
+from .registry import lookup, names
 from .spec import WorldSpec
 
 FORMAT = 1
@@ -83,7 +85,7 @@ class World(nn.Module):
 
     name: how people call it. record: how it was trained. card: what was measured. starts: recorded beginnings,
     observations `(B, c+1, ...)` and actions `(B, c, W)`, or None. alarm: thresholds by signal, where they were measured
-    (`terrella.engine.calibrate`).
+    (`terrella.engine.calibrate`). heads: what `terrella.heads.fit` fitted, by kind.
     """
 
     reward_shift: Tensor
@@ -96,6 +98,7 @@ class World(nn.Module):
         self.card: dict[str, Any] = {}
         self.starts: Clips | None = None
         self.alarm: dict[str, float] = {}
+        self.heads: dict[str, nn.Module] = {}
         for stream in config.tokenizers:
             if stream not in spec.modelled:
                 raise did_you_mean(stream, spec.modelled, "stream")
@@ -151,6 +154,30 @@ class World(nn.Module):
             out[name] = torch.from_numpy(value).to(device)
         return out
 
+    def head(self, kind: str) -> Any:
+        """Return the head of a kind, on the world's device.
+
+        Raises `UnknownName` for a kind there is not, `WorldError` where none was fitted.
+        """
+        lookup("head", kind)
+        if kind not in self.heads:
+            there = f" It has: {', '.join(sorted(self.heads))}." if self.heads else ""
+            raise WorldError(
+                f"world {self.name!r} has no {kind} head.{there} Fit one first: "
+                f"terrella.heads.fit(world, dataset, {kind!r})."
+            )
+        return self.heads[kind].to(next(self.parameters()).device)
+
+    @property
+    def encoding(self) -> str:
+        """A hash of a sample of the tokenizers' weights: heads read latents, and belong to what made them."""
+        whole = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(self.tokenizers.state_dict().items()):
+            flat = tensor.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()
+            whole.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
+        return whole.hexdigest()
+
     # files
 
     def save(self, path: str | Path, half: bool = False) -> Path:
@@ -183,6 +210,10 @@ class World(nn.Module):
                 save_file(starts, partial)
         else:
             (path / "starts.safetensors").unlink(missing_ok=True)  # of a world that was here before
+        for kind in set(names("head")) - set(self.heads):  # of a world that was here before
+            (path / "heads" / f"{kind}.safetensors").unlink(missing_ok=True)
+        for kind in self.heads:
+            self.save_head(kind, path)
         tree = {
             "format": FORMAT,
             "name": self.name,
@@ -195,6 +226,17 @@ class World(nn.Module):
         with atomic(path / "world.json") as partial:
             partial.write_text(json.dumps(tree, indent=1) + "\n")
         return path
+
+    def save_head(self, kind: str, path: str | Path) -> Path:
+        """Write one head beside the world in the folder `path`, whole or not at all; raises as `head` does."""
+        head = self.head(kind)
+        about = {"kind": kind, "config": to_json(head.config), "record": head.record, "encoding": self.encoding}
+        file = Path(path) / "heads" / f"{kind}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(file) as partial:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+            save_file(tensors, partial, {"terrella": json.dumps(about)})
+        return file
 
     @classmethod
     def load(cls, source: str | Path, device: torch.device | str = "cpu") -> World:
@@ -217,6 +259,9 @@ class World(nn.Module):
             world.load_state_dict(weights)
             if (path / "starts.safetensors").exists():
                 world.starts = _starts(load_file(path / "starts.safetensors"))
+            for kind in names("head"):
+                if (path / "heads" / f"{kind}.safetensors").exists():
+                    world.heads[kind] = _head(world, path / "heads" / f"{kind}.safetensors")
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise WorldError(f"{path} cannot be read as a world: {error}") from error
         return world.to(device).eval().requires_grad_(False)
@@ -234,6 +279,18 @@ class World(nn.Module):
     def __repr__(self) -> str:
         counts = ", ".join(f"{k} {v:,}" for k, v in self.parameters_by_part().items())
         return f"World({self.name!r}, {self.tokens.n} tokens x {self.tokens.channels}, parameters: {counts})"
+
+
+def _head(world: World, path: Path) -> nn.Module:
+    with safe_open(str(path), "pt") as file:
+        about = json.loads((file.metadata() or {})["terrella"])
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a mapping)
+    if about["encoding"] != world.encoding:
+        raise WorldError(f"{path} was fitted on another world's latents. Delete it, and fit the head again.")
+    head = build_part("head", Part(about["kind"], about["config"]), world.tokens, world.spec.action)
+    head.load_state_dict(tensors)
+    head.record = about["record"]
+    return head.eval().requires_grad_(False)
 
 
 def _starts(tensors: dict[str, Tensor]) -> Clips:

@@ -26,7 +26,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import ConfigError, did_you_mean
 from ..nn.codes import by_digit, from_code, to_code
@@ -107,15 +106,22 @@ class Masked(Decoder):
     def loss(self, predict: Predict, z_BTNZ: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """See `Decoder.loss` and the module's equations."""
         del progress
-        value = from_code(z_BTNZ, self.config.levels)  # (B, T, N, G)
+        value, hidden = self.hide(z_BTNZ, generator)
+        surprise = -self.log_probs(predict, value, hidden, z_BTNZ.dtype).gather(-1, value[..., None])[..., 0]
+        return (surprise * hidden).sum((-1, -2)) / hidden.sum((-1, -2))
+
+    def hide(self, z_BTNZ: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Read the digits of frames, int64 `(B, T, N, G)`, and draw which are hidden in training, bool."""
+        value = from_code(z_BTNZ, self.config.levels)
         flat, device = value.flatten(-2).shape, value.device
         count = torch.rand(flat[:-1], generator=generator, device=device).mul(pi / 2).cos().mul(flat[-1]).ceil()
-        count = count.clamp(min=1)
         order = torch.rand(flat, generator=generator, device=device).argsort(-1).argsort(-1)
-        hidden = (order < count[..., None]).view_as(value)
-        logits = self._logits(predict, self._shown(value, hidden, z_BTNZ.dtype), 1 - count / flat[-1])
-        surprise = F.cross_entropy(logits.float().flatten(0, -2), value.flatten(), reduction="none").view_as(value)
-        return (surprise * hidden).sum((-1, -2)) / count
+        return value, (order < count.clamp(min=1)[..., None]).view_as(value)
+
+    def log_probs(self, predict: Predict, value: Tensor, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """How likely each value of each digit is, `(B, T, N, G, levels)`, given those digits that are not hidden."""
+        tau = 1 - hidden.float().mean((-1, -2))
+        return self._logits(predict, self._shown(value, hidden, dtype), tau).float().log_softmax(-1)
 
     def example(self, lead: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw codes; logits far apart are sure of them."""

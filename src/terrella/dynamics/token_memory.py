@@ -25,7 +25,7 @@ places enter the scores alone, so that they do not pile up in memory; the normal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class TokenMemory(Dynamics):
         """See `Dynamics.predict`."""
         past = slabs.scratch.get("past")  # the same for all denoising steps of a frame
         if not isinstance(past, _Past):
-            past = slabs.scratch["past"] = self._past(_Kept(**slabs.recurrent))
+            past = slabs.scratch["past"] = self._past(_Kept.of(slabs))
         return self._predict(past, self.act(action_BW), z_BNZ, noise)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
@@ -115,7 +115,7 @@ class TokenMemory(Dynamics):
         z = self._seen(z_BNZ, tau_B, self.predict(slabs, action_BW))
         told, mods = self._told(self.act(action_BW), tau_B)
         x = self._look(z, slabs.recurrent["previous"], told, mods)
-        kept = self._commit(_Kept(**slabs.recurrent), x, z, tau_B, mods)
+        kept = self._commit(_Kept.of(slabs), x, z, tau_B, mods)
         return slabs.append({}, vars(kept)), self._outcome(kept.read)
 
     # whole clips
@@ -196,6 +196,11 @@ class _Kept:
     read: Tensor
     previous: Tensor
     level: Tensor
+
+    @classmethod
+    def of(cls, slabs: Slabs) -> _Kept:
+        """Read them, whatever else an engine keeps beside them."""
+        return cls(**{f.name: slabs.recurrent[f.name] for f in fields(cls)})
 
 
 @dataclass(frozen=True)

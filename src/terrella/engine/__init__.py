@@ -7,6 +7,7 @@ from .dream import Dream
 from .engine import Engine
 from .frame import Frame
 from .precision import Precision
+from .recall import Trail
 from .settings import engine_settings
 from .state import State
 
@@ -20,6 +21,7 @@ __all__ = [
     "Frame",
     "Precision",
     "State",
+    "Trail",
     "calibrate",
     "engine_settings",
 ]

@@ -23,12 +23,13 @@ class Dream:
     """What T actions in R sessions bring, as tensors with a gradient.
 
     observation: stream -> `(R, T, ...)`, images as numbers 0 to 1, empty where nobody looks. reward, terminated:
-    `(R, T)`, as of `Frame`.
+    `(R, T)`, as of `Frame`. latent: `(R, T, N, Z)`.
     """
 
     observation: dict[str, Tensor]
     reward: Tensor
     terminated: Tensor
+    latent: Tensor
 
 
 def dream(stepper: Stepper, state: State, actions_BTW: Tensor, observe: bool = True) -> Dream:
@@ -45,8 +46,9 @@ def dream(stepper: Stepper, state: State, actions_BTW: Tensor, observe: bool = T
             z.append(drawn.z_BNZ)
             reward.append(outcome.reward * world.reward_scale + world.reward_shift)
             end.append(outcome.end.sigmoid())
-        shown = _shown(world, torch.stack(z, 1)) if observe else {}
-        return Dream(shown, torch.stack(reward, 1), torch.stack(end, 1))
+        latent = torch.stack(z, 1)
+        shown = _shown(world, latent) if observe else {}
+        return Dream(shown, torch.stack(reward, 1), torch.stack(end, 1), latent)
 
 
 def require_gradient(world: World) -> None:

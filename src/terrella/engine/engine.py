@@ -30,6 +30,7 @@ from .dream import Dream, dream
 from .frame import Frame, bring
 from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
+from .recall import Trail, recall_slabs, recalled
 from .state import State, load_state
 from .stepper import Stepper
 from .twins import distinct
@@ -43,6 +44,7 @@ class Engine:
     precision: of the weights by part, one name for all or a `Precision` (`{"dynamics": "int8"}`); dtype then is that of
         memory, by default the one in which the dynamics computes.
     memory: which past frames a session keeps, a `Memory` or its name or settings (None: as the world says).
+    recall: how many of a session's last frames are kept as latents, for heads (`recent`, `Frame.latent`); 0: none.
     exact: None, or a batch size to which every call is padded, so that a session's frames are bit for bit the same
         whoever shares its batch (slower: for replays and tests).
     cache: which denoising steps are forecast instead of computed, by name (`terrella.engine.CACHES`) or a
@@ -59,8 +61,8 @@ class Engine:
     compiled: batch sizes whose steps are compiled, now, which takes up to two minutes each and warns where it cannot be
         done; other batches run as without.
 
-    States belong to engines with the same world, precision, memory and remembering cache, with an alarm or without: a
-    past that other weights wrote, or that another rule chose, is not what this engine would have.
+    States belong to engines with the same world, precision, memory, recall and remembering cache, with an alarm or
+    without: a past that other weights wrote, or that another rule chose, is not what this engine would have.
 
     Raises `ConfigError` for settings the world cannot follow, `UnknownName` for a precision, memory, cache or signal
     there is not, `WorldError` for tokenizers that are not finite.
@@ -75,6 +77,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         precision: Precision | Mapping[str, str] | str | None = None,
         memory: Memory | Mapping[str, Any] | str | None = None,
+        recall: int = 0,
         exact: int | None = None,
         cache: FeatureCache | str | None = None,
         reencode: bool | int | None = None,
@@ -85,6 +88,8 @@ class Engine:
     ):
         if exact is not None and exact < 1:
             raise ConfigError(f"exact is {exact}; it is a batch size, at least 1.")
+        if recall < 0:
+            raise ConfigError(f"recall is {recall}; it is a number of frames, 0 for none.")
         require_one_type(world)
         parameter = next(world.parameters())
         self.device = torch.device(device) if device is not None else parameter.device
@@ -126,7 +131,8 @@ class Engine:
             self._cached = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
         self._kept = self._cached | ({} if self.alarm is None else self.alarm.slabs)
         self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept
-        self.fingerprint = fingerprint(world, *self._kept)
+        self.recall, self._recalled = recall, recall_slabs(recall, self.tokens, width(world.spec.action))
+        self.fingerprint = fingerprint(world, *self._kept, *(f"{name} {recall}" for name in self._recalled))
         self._warm()
 
     @property
@@ -242,6 +248,7 @@ class Engine:
             np.stack([f.reward for f in frames], 1),
             np.stack([f.terminated for f in frames], 1),
             {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
+            np.stack([f.latent for f in frames if f.latent is not None], 1) if self.recall else None,
         )
 
     def dream(self, state: State, actions: Tensor, *, observe: bool = True) -> Dream:
@@ -254,6 +261,16 @@ class Engine:
         for t in range(actions.shape[1]):
             self._rows(actions[:, t].detach(), state.batch)
         return dream(Stepper(self.world, self.steps, self.dtype), state, actions, observe)
+
+    def recent(self, state: State) -> Trail:
+        """The last `recall` frames of every session as latents, for heads; `state` stays usable.
+
+        Raises `ConfigError` where this engine recalls none, `StateError` for another world's state.
+        """
+        self._require_own(state)
+        if not self.recall:
+            raise ConfigError("this engine recalls no frames; make it with Engine(world, recall=4).")
+        return recalled(state.slabs)
 
     @torch.inference_mode()
     def picture(self, state: State) -> np.ndarray | None:
@@ -274,13 +291,13 @@ class Engine:
     def _blank(self, batch: int) -> Slabs:
         """The memory of sessions that have seen nothing."""
         slabs = self.world.dynamics.init(batch, self.device, self.dtype)
-        blank = Slabs.empty(StateSpec(self._kept), batch, self.device, self.dtype)
+        blank = Slabs.empty(StateSpec({**self._kept, **self._recalled}), batch, self.device, self.dtype)
         return Slabs(self._spec, {**slabs.recurrent, **blank.recurrent}, slabs.segments, slabs.time)
 
     @property
     def _spec(self) -> StateSpec:
         own = self.world.dynamics.spec
-        return replace(own, slabs={**own.slabs, **self._kept})
+        return replace(own, slabs={**own.slabs, **self._kept, **self._recalled})
 
     @torch.inference_mode()
     def _stepper(self, steps: int) -> Stepper | CompiledStepper:
@@ -328,7 +345,7 @@ class Engine:
         after.recurrent.update(drawn.kept)
         if back is not None:
             after = after.select(back)
-        frame = bring(self.world, drawn, outcome, back)
+        frame = bring(self.world, drawn, outcome, back, self.recall > 0)
         if budget is not None:
             budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
             frame.info["steps"] = np.full(batch, stepper.steps)
@@ -347,9 +364,9 @@ class Engine:
         for row, after in itertools.pairwise(rows):
             before = drawn
             slabs, outcome, drawn = stepper.commit_and_draw(slabs, seeds, row, before.z_BNZ, after, observe)
-            frames.append(bring(self.world, before, outcome))
+            frames.append(bring(self.world, before, outcome, latent=self.recall > 0))
         slabs, outcome = stepper.commit_dreamed(slabs, seeds, rows[-1], drawn.z_BNZ)
-        frames.append(bring(self.world, drawn, outcome))
+        frames.append(bring(self.world, drawn, outcome, latent=self.recall > 0))
         return State(slabs, seeds, state.world), frames
 
     def _require_own(self, state: State) -> None:

@@ -20,13 +20,15 @@ class Frame:
     """What a step brings, for each session (after `rollout` a time axis follows the batch axis).
 
     observation: stream -> uint8 images `(B, h, w, C)` or float32 vectors `(B, F)`. reward: float32 `(B,)`. terminated:
-    float32 `(B,)`, the probability that the episode ends here. info: more, by name.
+    float32 `(B,)`, the probability that the episode ends here. info: more, by name. latent: float32 `(B, N, Z)`, the
+    frame as the world remembers it, from an engine that recalls frames; else None.
     """
 
     observation: dict[str, np.ndarray]
     reward: np.ndarray
     terminated: np.ndarray
     info: dict[str, Any] = field(default_factory=dict)
+    latent: np.ndarray | None = None
 
     @property
     def ended(self) -> np.ndarray:
@@ -34,8 +36,8 @@ class Frame:
         return self.terminated > 0.5
 
 
-def bring(world: World, drawn: Drawn, outcome: Outcome, back: Tensor | None = None) -> Frame:
-    """Bring what was drawn to the host. back: the row of each session, where rows are not sessions.
+def bring(world: World, drawn: Drawn, outcome: Outcome, back: Tensor | None = None, latent: bool = False) -> Frame:
+    """Bring what was drawn to the host. back: the row of each session, where rows are not sessions. latent: as well.
 
     Raises `WorldError` for numbers that are not finite.
     """
@@ -47,7 +49,8 @@ def bring(world: World, drawn: Drawn, outcome: Outcome, back: Tensor | None = No
     told = {"evaluations": drawn.evaluations_B, "alarm": drawn.alarm_B}
     info = {name: value.cpu().numpy()[rows] for name, value in told.items() if value is not None}
     end = outcome.end.sigmoid()
-    frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info)
+    z = drawn.z_BNZ.float().cpu().numpy()[rows] if latent else None
+    frame = Frame(shown, reward.float().cpu().numpy()[rows], end.float().cpu().numpy()[rows], info, z)
     _require_finite(frame, world.name)
     return frame
 

@@ -120,6 +120,7 @@ def copied(world: World, dynamics: Part | None = None) -> World:
     twin = World(world.spec, config, world.name).to(device=first.device, dtype=first.dtype)
     twin.load_state_dict(world.state_dict())
     twin.record, twin.card, twin.starts, twin.alarm = world.record, world.card, world.starts, world.alarm
+    twin.heads = world.heads
     return twin.requires_grad_(False)
 
 

@@ -13,6 +13,7 @@ from ..nn.slabs import Slabs
 from ..world import World
 from .alarm import LEVEL, SIGNALS, Alarm
 from .caches import CachedFrame, FeatureCache
+from .recall import remember
 
 
 @dataclass
@@ -60,7 +61,8 @@ class Stepper:
     ) -> tuple[Slabs, Outcome]:
         """Write a frame into the memory at a signal level. Consumes `slabs`."""
         noisy = self._at(level, seeds_B, slabs.time, z_BNZ)
-        return self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
+        after, outcome = self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
+        return remember(after, row_BW, z_BNZ), outcome
 
     def commit_dreamed(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor) -> tuple[Slabs, Outcome]:
         """Write a frame that `draw` drew. Consumes `slabs`."""
@@ -93,7 +95,7 @@ class Stepper:
 
         drawn = self._drawn(predict, {}, seeds_B, time + 1, next_BW, observe)
         assert outcome is not None  # every decoder predicts at least once
-        return memory, outcome, drawn
+        return remember(memory, row_BW, z_BNZ), outcome, drawn
 
     @property
     def dream_level(self) -> float:

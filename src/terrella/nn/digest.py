@@ -17,7 +17,7 @@ from .slabs import Slabs
 def digest(slabs: Slabs, tolerance: float, whole: bool = True) -> Tensor:
     """Number the memory of each session, int64 `(batch,)`: recurrent slabs and time, and if `whole` visible frames."""
     total = _mix(slabs.time)
-    for i, name in enumerate(sorted(slabs.recurrent)):
+    for i, name in enumerate(sorted(name for name in slabs.recurrent if not slabs.spec.slabs[name].beside)):
         total = total + _folded(slabs.recurrent[name].reshape(slabs.batch, -1), tolerance, 2 * i)
     for segment in slabs.segments if whole else []:
         visible = slabs.visible(segment)

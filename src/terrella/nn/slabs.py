@@ -25,12 +25,14 @@ FIRST_BLOCK = 1  # frames that a fresh branch has room for; doubles when full
 class SlabSpec:
     """Shape of one slab for one session. `frame_axis` is where frames lie (its length is the ring's), or None.
 
-    dtype: of a recurrent slab that must not follow the engine's type, such as a count.
+    dtype: of a recurrent slab that must not follow the engine's type, such as a count. beside: whether it is kept
+    beside the memory, so that no future frame depends on it.
     """
 
     shape: tuple[int, ...]
     frame_axis: int | None = None
     dtype: torch.dtype | None = None
+    beside: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from .beam import Beam
 from .best_first import BestFirst
 from .cem import CEM, ICEM
 from .gradient import Gradient
+from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
 from .mcts import MCTS
 from .mpc import MPC, Controller
 from .mppi import MPPI
 from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
+from .propose import Guided, propose
 from .run import plan
 from .search import Search, Space
 from .select import Verified
@@ -25,14 +27,19 @@ __all__ = [
     "BestFirst",
     "Constraint",
     "Controller",
+    "Disagreement",
     "Distance",
     "Effort",
+    "Energy",
     "Function",
     "Future",
     "Gradient",
+    "Guided",
+    "Inconsistency",
     "Objective",
     "Plan",
     "Planner",
+    "PolicyPrior",
     "PredictiveSampling",
     "RandomShooting",
     "Return",
@@ -41,9 +48,12 @@ __all__ = [
     "Settings",
     "Simulator",
     "Space",
+    "StateValue",
     "Sum",
     "Trace",
+    "Value",
     "Verified",
     "make_planner",
     "plan",
+    "propose",
 ]

@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..config import from_json
-from ..engine import Frame
+from ..engine import Engine, Frame, Trail
 from ..errors import ActionError, ConfigError
 from ..registry import lookup
 from ..spec import WorldSpec
@@ -308,11 +308,19 @@ def imagine(engine: Model, state: Sessions, rows_BSHW: np.ndarray, objective: Ob
         for s in range(0, count, each):
             rows = rows_BSHW[b : b + problems, s : s + each]
             flat = np.ascontiguousarray(rows.reshape(-1, horizon, width))
+            past = recalled(engine, part)
             _, frame = engine.rollout(part.fork(rows.shape[1]), flat, observe=objective.observe)
-            problem = np.repeat(np.array(some), rows.shape[1])
-            given = costs(objective, Future(flat, frame.reward, frame.terminated, frame.observation, problem))
+            branch = np.repeat(np.arange(len(some)), rows.shape[1])
+            trail = None if past is None else past.take(branch).then(frame.latent, flat)
+            seen = frame.reward, frame.terminated, frame.observation
+            given = costs(objective, Future(flat, *seen, branch + some.start, trail))
             cost[b : b + problems, s : s + each] = given.reshape(rows.shape[:2])
     return cost
+
+
+def recalled(engine: Any, state: Any) -> Trail | None:
+    """The frames before a state as latents, for heads; None from an engine that recalls none."""
+    return engine.recent(state) if isinstance(engine, Engine) and engine.recall else None
 
 
 def costs(objective: Objective, future: Future) -> np.ndarray:

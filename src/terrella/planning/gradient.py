@@ -22,7 +22,7 @@ from torch import Tensor
 from ..engine import Dream
 from ..errors import ConfigError
 from ..registry import register
-from .base import Model, Plan, Planner, Request, Sessions, Trace
+from .base import Model, Plan, Planner, Request, Sessions, Trace, recalled
 from .objective import Objective
 from .search import Search, Space, draw_noise
 from .smooth import SmoothFuture, smooth_cost
@@ -132,9 +132,15 @@ class Gradient(Planner):
             some = slice(s, min(s + self.config.max_rows, len(flat)))
             part = flat[some].detach().requires_grad_()
             rows = chart.leave(part)
-            dreamed = engine.dream(state.select(problem[some].tolist()), rows, observe=objective.observe)
+            branches = state.select(problem[some].tolist())
+            dreamed, past = engine.dream(branches, rows, observe=objective.observe), recalled(engine, branches)
             seen = SmoothFuture(
-                rows.to(dreamed.reward), dreamed.reward, dreamed.terminated, dreamed.observation, problem[some]
+                rows.to(dreamed.reward),
+                dreamed.reward,
+                dreamed.terminated,
+                dreamed.observation,
+                problem[some],
+                None if past is None else past.then(dreamed.latent, rows),
             )
             given = smooth_cost(objective, seen)
             if given.requires_grad:

@@ -24,11 +24,12 @@ import numpy as np
 from ..errors import ConfigError
 from ..registry import register
 from .base import Plan
+from .learned import PolicyPrior, latent
 from .nodes import Store, Value
 from .objective import Future
 from .tree import Task, TreePlanner, TreeSettings
 
-Prior = Callable[[Future], np.ndarray]
+Prior = Callable[[Future], np.ndarray] | PolicyPrior
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class MCTS(TreePlanner):
     """The search above, one engine call for the simulations of all problems.
 
     prior: probabilities of the A actions, `(A,)`, or a function of futures that gives them after the last frame,
-    `(R, A)` (at the root, where nothing is imagined yet, they are uniform). None: uniform. `Plan.search` divides by
-    visits among first actions: the policy that a network could learn.
+    `(R, A)` (at the root, where nothing is imagined yet, they are uniform), or a `PolicyPrior`, which knows the root,
+    too. None: uniform. `Plan.search` divides by visits among first actions: the policy that a network could learn.
     """
 
     Config = MCTSSettings
@@ -111,17 +112,20 @@ class _Walk:
     def __init__(self, task: Task, config: MCTSSettings, prior: Prior | np.ndarray | None):
         self.task, self.config, self.growth, self.store = task, config, task.growth, Store(task.state.fork(1))
         actions, nodes = self.growth.actions, self.growth.nodes
-        flat = np.full(actions, 1 / actions) if prior is None or callable(prior) else np.asarray(prior, np.float64)
+        asked = isinstance(prior, PolicyPrior) or callable(prior)
+        flat = np.full(actions, 1 / actions) if prior is None or asked else np.asarray(prior, np.float64)
         if flat.shape != (actions,) or not (flat >= 0).all():
             raise ConfigError(f"a prior has shape {flat.shape}; expected ({actions},), a probability for each action.")
-        self._prior = prior if callable(prior) else None
+        self._prior = prior if asked else None
         nodes.column("visits", (), np.int64)
         nodes.column("total", (), np.float64)
         nodes.column("session", (), np.int64)
         nodes.column("child", (actions,), np.int64, -1)
         nodes.column("prior", (actions,), np.float64)
         roots = np.arange(self.growth.batch)
-        nodes["session"][roots], nodes["prior"][roots] = roots, np.full(actions, 1 / actions) if self._prior else flat
+        nodes["session"][roots], nodes["prior"][roots] = roots, flat
+        if isinstance(prior, PolicyPrior):
+            nodes["prior"][roots] = prior.over(latent(self.growth.past), self.growth.sets[:, :, 0])
         self._flat = flat
         self._low, self._high = np.full(len(roots), np.inf), np.full(len(roots), -np.inf)
 
@@ -162,7 +166,7 @@ class _Walk:
         ids = np.concatenate(added)
         if self._prior is not None:
             for some, future in growth.futures(ids):
-                given = np.asarray(self._prior(future), np.float64)
+                given = self._asked(future, ids[some])
                 if given.shape != (len(some), growth.actions) or not (given >= 0).all():
                     raise ConfigError(
                         f"the prior gave shape {given.shape}; expected ({len(some)}, {growth.actions}), a probability "
@@ -170,6 +174,14 @@ class _Walk:
                     )
                 nodes["prior"][ids[some]] = given
         return ids
+
+    def _asked(self, future: Future, ids: np.ndarray) -> np.ndarray:
+        if isinstance(self._prior, PolicyPrior):
+            nodes, sets = self.growth.nodes, self.growth.sets
+            after = np.minimum(nodes["depth"][ids], self.config.horizon - 1)
+            return self._prior.over(latent(future.trail), sets[nodes["problem"][ids], :, after])
+        assert callable(self._prior)
+        return np.asarray(self._prior(future), np.float64)
 
     def remember(self, ids: np.ndarray) -> None:
         """Count a visit to nodes and to all above them, and what it cost."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine import Trail
 from .base import Model, Sessions, costs
 from .objective import Future, Objective
 from .search import Search, Space, draw_noise
@@ -93,6 +94,9 @@ class Nodes:
     def __getitem__(self, name: str) -> np.ndarray:
         return self._columns[name][: self.count]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
     def add(self, **rows: np.ndarray) -> np.ndarray:
         """Add R nodes; columns that are not given are zeros. Returns their numbers, int64 `(R,)`."""
         size = len(rows["problem"])
@@ -124,14 +128,23 @@ class Growth:
     discounted by `discount` to the power of the depth. over: a beginning that goes on with no more than this
     probability has ended, and is a whole plan, as one of H actions is; so is one that is refused, at infinite cost.
 
+    past: what the engine recalls of the roots, for heads.
+
     frames: taken for each problem, `(B,)`. best: what the best whole plan costs, `(B,)`, infinite before there is one.
     """
 
     def __init__(
-        self, engine: Model, objective: Objective, sets: np.ndarray, value: Value | None, discount: float, over: float
+        self,
+        engine: Model,
+        objective: Objective,
+        sets: np.ndarray,
+        value: Value | None,
+        discount: float,
+        over: float,
+        past: Trail | None = None,
     ):
         self.engine, self.objective, self.sets = engine, objective, sets
-        self.value, self.discount, self.over = value, discount, over
+        self.value, self.discount, self.over, self.past = value, discount, over, past
         self.batch, self.actions, self.horizon, width = sets.shape
         roots, zeros = np.arange(self.batch), np.zeros(self.batch, np.int64)
         self.nodes = Nodes(problem=roots, parent=zeros - 1, depth=zeros, choice=zeros, first=zeros)
@@ -157,6 +170,8 @@ class Growth:
             for name in self.shown:
                 seen = frame.observation[name]
                 nodes.column(name, seen.shape[2:], seen.dtype)
+        if frame.latent is not None and "latent" not in nodes:
+            nodes.column("latent", frame.latent.shape[2:], frame.latent.dtype)
         ended = frame.terminated[:, 0]
         alive = nodes["alive"][parent] * (1 - ended.astype(np.float64))
         ids = nodes.add(
@@ -170,6 +185,7 @@ class Growth:
             reward=frame.reward[:, 0],
             terminated=ended,
             **{name: frame.observation[name][:, 0] for name in self.shown},
+            **({} if frame.latent is None else {"latent": frame.latent[:, 0]}),
         )
         cost = self._costs(ids)
         nodes["cost"][ids] = cost
@@ -238,12 +254,15 @@ class Growth:
         # An episode that has ended stays where it ended, and pays no more.
         nodes, path = self.nodes, self.nodes.path(ids, depth)[:, np.minimum(np.arange(length), depth - 1)]
         late = np.arange(length) >= depth
+        rows, problem = nodes["row"][path], nodes["problem"][ids]
+        trail = None if self.past is None else self.past.take(problem).then(nodes["latent"][path], rows)
         return Future(
-            nodes["row"][path],
+            rows,
             np.where(late, 0.0, nodes["reward"][path]),
             np.where(late, 1.0, nodes["terminated"][path]),
             {name: nodes[name][path] for name in self.shown},
-            nodes["problem"][ids],
+            problem,
+            trail,
         )
 
     def _compete(self, ids: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..engine import Trail
 from ..errors import ConfigError, SpecError, did_you_mean
 
 
@@ -27,7 +28,8 @@ class Future:
 
     rows: actions `(R, H, W)`. reward, terminated: as predicted, `(R, H)`, the latter the probability that the episode
     ends with that step. observation: stream -> `(R, H, ...)`, empty where no objective looks. problem: int64 `(R,)`,
-    which of the B problems each belongs to.
+    which of the B problems each belongs to. trail: the same frames as latents, after those that the engine recalls;
+    None where it recalls none.
     """
 
     rows: np.ndarray
@@ -35,6 +37,7 @@ class Future:
     terminated: np.ndarray
     observation: dict[str, np.ndarray] = field(default_factory=dict)
     problem: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    trail: Trail | None = None
 
     @property
     def alive(self) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Which of several plans to take: the cheapest, the one most like the others, or the one that holds under other chance.
 
 A search looks for what is cheap under one key of chance, and finds what that key favours. Other keys, which no search
-has seen, say what a plan is worth: what it costs on average, or at worst.
+has seen, say what a plan is worth: what it costs on average, or at worst. A search also finds what is cheap because the
+world errs; heads that were fitted on recordings (`terrella.heads`) say which futures look as recorded ones do.
 
     B problems   P plans   K keys   H steps   W numbers in one action
 """
@@ -14,13 +15,16 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from ..engine import Engine
 from ..errors import ConfigError
 from ..registry import register
 from .base import Model, Plan, Planner, Request, Sessions, Trace, imagine, make_planner
+from .learned import Disagreement, Energy, Inconsistency
 from .objective import Objective
 from .search import Space
 
-Rule = Literal["cost", "consensus", "mean", "worst"]
+Rule = Literal["cost", "consensus", "mean", "worst", "inverse", "energy", "disagreement"]
+HEADS = {"inverse": "inverse", "energy": "energy", "disagreement": "value"}  # what a rule asks
 
 
 class Reseeded(Sessions, Protocol):
@@ -56,7 +60,10 @@ def verified(
 class VerifiedSettings:
     """horizon: actions a plan has, H. inner, settings: what searches, by name. plans: searches, P, which differ in
     what they draw. rule: `cost`, the least; `consensus`, the medoid; `mean` or `worst`, the least under other keys of
-    chance. keys: how many of these, K. max_rows: sessions imagined at a time when verifying.
+    chance. keys: how many of these, K. Or by heads of the world, under as many keys, the plan whose future can be
+    believed most on average: `inverse`, its frames look as if these actions had been taken; `energy`, its frames follow
+    from one another; `disagreement`, it stays where the members of the value head agree. max_rows: sessions imagined
+    at a time when verifying.
     """
 
     horizon: int = 12
@@ -80,7 +87,8 @@ class Verified(Planner):
     """Lets another planner search several times, and chooses among its plans.
 
     Worth it for planners that draw: one that tries everything finds the same plan each time. `Plan.cost` is by the
-    rule. Trace: an iteration is a search, `mean` what its plan cost under its own chance.
+    rule, or what the search said where heads choose. Trace: an iteration is a search, `mean` what its plan cost under
+    its own chance.
     """
 
     Config: ClassVar[type[VerifiedSettings]] = VerifiedSettings
@@ -90,10 +98,15 @@ class Verified(Planner):
         self.inner = make_planner(config.inner, **{**config.settings, "horizon": config.horizon})
 
     def solve(self, request: Request) -> Plan:
-        """See `Planner.plan`. Verifying is paid from the budget first; of time, it gets as much as a search does."""
+        """See `Planner.plan`. Verifying is paid from the budget first; of time, it gets as much as a search does.
+
+        Raises `ConfigError` where a rule asks a head and the engine has no world that could have one, and `WorldError`
+        where it has not.
+        """
         config, engine, state, objective = self.config, request.engine, request.state, request.objective
         budget_steps, budget_ms = request.budget_steps, request.budget_ms
-        verify = config.rule in ("mean", "worst")
+        asked = _asked(engine, config.rule) if config.rule in HEADS else objective
+        verify = config.rule in ("mean", "worst", *HEADS)
         price = config.plans * config.keys * config.horizon * engine.steps if verify else 0
         if budget_steps is not None and budget_steps <= price:
             raise ConfigError(
@@ -116,11 +129,12 @@ class Verified(Planner):
             for p in range(config.plans)
         ]
         rows, cost = np.stack([p.actions for p in found], 1), np.stack([p.cost for p in found], 1)
-        own = cost
+        own = judged = cost
         if verify:
-            many = verified(engine, state, rows, objective, config.keys, config.max_rows)
-            cost = many.mean(0) if config.rule == "mean" else many.max(0)
-        chosen = medoid(request.space, rows) if config.rule == "consensus" else cost.argmin(1)
+            many = verified(engine, state, rows, asked, config.keys, config.max_rows)
+            judged = many.max(0) if config.rule == "worst" else many.mean(0)
+        cost = own if config.rule in HEADS else judged
+        chosen = medoid(request.space, rows) if config.rule == "consensus" else judged.argmin(1)
         b = np.arange(len(rows))
         best = np.minimum.accumulate(own.T, 0)
         best[-1] = cost[b, chosen]
@@ -128,3 +142,10 @@ class Verified(Planner):
         steps[-1] += price
         trace = Trace(best, own.T, np.stack([p.trace.spread[-1] for p in found]), steps)
         return Plan(rows[b, chosen], cost[b, chosen], trace, found[0].search)
+
+
+def _asked(engine: Any, rule: str) -> Objective:
+    if not isinstance(engine, Engine):
+        raise ConfigError(f"rule {rule!r} asks a head of a world, and this is a {type(engine).__name__}.")
+    head = engine.world.head(HEADS[rule])
+    return {"inverse": Inconsistency, "energy": Energy, "disagreement": Disagreement}[rule](head)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine import Trail
 from ..errors import ConfigError, did_you_mean
+from .learned import Learned, latent
 from .objective import Constraint, Distance, Effort, Function, Objective, Return, Sum
 
 
@@ -21,6 +23,7 @@ class SmoothFuture:
     terminated: Tensor
     observation: dict[str, Tensor]
     problem: np.ndarray
+    trail: Trail | None = None
 
     @property
     def alive(self) -> Tensor:
@@ -49,6 +52,9 @@ def smooth_cost(objective: Objective, future: SmoothFuture) -> Tensor:
         if objective.when == "sum":
             weight = future.alive + weight * torch.arange(weight.shape[1], device=weight.device).flip(0)
         return (weight * apart).sum(1)
+    if isinstance(objective, Learned):
+        alive = future.alive
+        return objective.score(latent(future.trail), alive, alive[:, -1] * (1 - future.terminated[:, -1]))
     if isinstance(objective, Constraint):
         over = _called(objective.g, future, tuple(future.reward.shape))
         return objective.penalty * (future.alive * over.clamp(min=0).square()).sum(1)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import ConfigError
-from .base import Plan, Planner, Request, Trace
+from .base import Plan, Planner, Request, Trace, recalled
 from .nodes import Branches, Growth, Value, action_sets, with_start
 
 
@@ -170,7 +170,8 @@ class TreePlanner(Planner):
                 f"budget_steps is {budget_steps}, but the least plan takes {needed * engine.steps} ({needed} frames "
                 f"with {sets.shape[1]} actions at a node); give more, or plan less far ahead."
             )
-        growth = Growth(engine, request.objective, sets, self.value, config.discount, config.over)
+        past = recalled(engine, state)
+        growth = Growth(engine, request.objective, sets, self.value, config.discount, config.over, past)
         return self.search(Task(growth, state, chosen, most, request.budget_ms, request.clock))
 
 

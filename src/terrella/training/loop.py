@@ -6,16 +6,13 @@ compares this order with training both together in equal time.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import to_json
 from ..data import Dataset
@@ -25,13 +22,13 @@ from ..nn.spectral import SpectralBound
 from ..tokenizers import Tokenizer
 from ..world import World, WorldConfig
 from .budget import Budget
-from .checkpoint import load_checkpoint, save_checkpoint, unbroken
 from .error_buffer import ErrorBuffer
 from .journal import Journal
 from .material import LatentClips, encode_episodes, frame_pool
 from .objective import clip_loss
-from .optim import Average, Optimizer
+from .optim import Optimizer
 from .presets import TrainingConfig, pick, training_config, world_config
+from .steps import Learner, Steps
 
 HELD_OUT_CLIPS = 32
 
@@ -77,28 +74,22 @@ def train(
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
         world = World(data.spec, parts, name or Path(out or "world").name).to(where)
-    run = _Run(world, recipe, whole, seed, where, Path(out) if out else None, Journal(out, progress))
-    run.record = {
+    about = {
         "preset": size if config is None else "custom",
         "budget": to_json(whole),
         "seed": seed,
         "training": asdict(recipe),
         "dataset": {"fingerprint": data.fingerprint, "episodes": len(data), "steps": data.steps},
         "device": where.type,
-        "torch": torch.__version__,
     }
+    run = _Run(world, recipe, whole, seed, where, Path(out) if out else None, Journal(out, progress), about)
     with run.journal:
         if resume:
-            run.resume()
-        try:
+            run.steps.resume()
+        with run.steps.interruptible():
             run.train_tokenizers(data)
             run.train_backbone(data)
-        except KeyboardInterrupt:
-            if run.between_steps:  # else the last checkpoint stands
-                run.save()
-            run.journal.say("interrupted; the same command goes on from here")
-            raise
-    world.record = run.record
+    world.record = {**about, "torch": torch.__version__, **run.steps.record}
     world.starts = _openings(data, recipe.seen) if recipe.blind else _starts(data)
     world.eval().requires_grad_(False)
     if out:
@@ -154,7 +145,7 @@ def _bound(world: World, bound: float | None) -> SpectralBound | None:
 
 
 class _Run:
-    """One training run: what a checkpoint holds, and the two phases."""
+    """One training run: the two phases, and how much each may take."""
 
     def __init__(
         self,
@@ -165,12 +156,9 @@ class _Run:
         device: torch.device,
         out: Path | None,
         journal: Journal,
+        about: dict[str, Any],
     ):
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
-        self.record: dict[str, Any] = {}
-        if out:
-            out.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = out / "checkpoint.safetensors" if out else None
         learning = [t for t in world.tokenizers.values() if isinstance(t, Tokenizer) and t.trains]
         # Vectors need no more than a moment: their linear path is exact from the start.
         images = any(t.stream.kind == "image" for t in learning)
@@ -178,26 +166,33 @@ class _Run:
         self.budgets = {"tokenizer": budget.share(share), "dynamics": budget.share(1 - share)}
         if not learning:
             self.budgets["tokenizer"] = Budget(steps=0)
-        self.generator = torch.Generator(device=device).manual_seed(seed)  # noise, on the device
-        self.order = torch.Generator().manual_seed(seed)  # which frames and clips
-        self.phase, self.step, self.seconds = "tokenizer", 0, 0.0
-        self.between_steps = False  # whether weights, averages and counts belong together, so that `save` makes sense
-        self.parts: dict[str, nn.Module] = {"tokenizer": world.tokenizers, "dynamics": world.dynamics}
-        self.optimizer, self.average = self._fresh()
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None
         self.bound = _bound(world, config.spectral)
+        self.steps = Steps(
+            world,
+            self._learner,
+            "tokenizer",
+            seed=seed,
+            device=device,
+            journal=journal,
+            about={**about, "config": to_json(world.config)},
+            checkpoint=out / "checkpoint.safetensors" if out else None,
+            every=config.checkpoint_seconds,
+            kept={} if self.errors is None else {"errors": self.errors},
+        )
 
-    def _fresh(self) -> tuple[Optimizer, Average]:
-        c, part = self.config, self.parts[self.phase]
-        lr = c.lr if self.phase == "dynamics" else c.tokenizer_lr
-        optimizer = Optimizer(part, lr, c.weight_decay, c.clip_norm, muon=self.phase == "dynamics")
-        return optimizer, Average(part, c.average)
+    def _learner(self, phase: str) -> Learner:
+        c, last = self.config, phase == "dynamics"
+        part = self.world.dynamics if last else self.world.tokenizers
+        optimizer = Optimizer(part, c.lr if last else c.tokenizer_lr, c.weight_decay, c.clip_norm, muon=last)
+        return Learner(part, optimizer, c.average, self.bound.hold if last and self.bound else None)
 
     # the two phases
 
     def train_tokenizers(self, data: Dataset) -> None:
         """Fit the tokenizers on single frames, then measure the scale of their latents."""
-        if self.phase != "tokenizer":
+        steps = self.steps
+        if steps.phase != "tokenizer":
             return
         pool = frame_pool(data, self.world, self.seed)
         test = frame_pool(data, self.world, self.seed, "held_out", 256)
@@ -212,133 +207,41 @@ class _Run:
             pick = (
                 torch.arange(count)
                 if held_out
-                else torch.randint(frames, (self.config.tokenizer_batch,), generator=self.order)
+                else torch.randint(frames, (self.config.tokenizer_batch,), generator=steps.order)
             )
             total = torch.zeros((), device=self.device)
             for stream, tokenizer in tokenizers.items():
-                total = total + tokenizer.loss(source[stream][pick].to(self.device), self.generator)
+                total = total + tokenizer.loss(source[stream][pick].to(self.device), steps.generator)
             return total, {}
 
-        self._loop("tokenizer", loss)
+        steps.run(self.budgets["tokenizer"], loss)
         with torch.inference_mode():
             for stream, tokenizer in tokenizers.items():
                 tokenizer.normalise(pool[stream][:2048].to(self.device))
         rewards = np.concatenate([data.episode(int(i)).rewards for i in data.split("train")[:200]])
         self.world.reward_shift.fill_(float(rewards.mean()))
         self.world.reward_scale.fill_(max(float(rewards.std()), 1e-3))
-        self._next("dynamics")
+        steps.begin("dynamics")
+        steps.save()
 
     def train_backbone(self, data: Dataset) -> None:
         """Fit backbone, decoder and heads on clips of latents."""
-        c = self.config
-        with self.journal.task("encode", data.steps + len(data)) as advance, self._precision():
+        c, steps = self.config, self.steps
+        with self.journal.task("encode", data.steps + len(data)) as advance, steps.precision():
             clips = encode_episodes(data, self.world, "train", c.length, self.device, advance)
             held = encode_episodes(data, self.world, "held_out", c.length, self.device, advance)
 
         def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
             source: LatentClips = held if held_out else clips
-            generator = torch.Generator().manual_seed(0) if held_out else self.order
+            generator = torch.Generator().manual_seed(0) if held_out else steps.order
             if held_out:
                 kept = torch.Generator(device=self.device).manual_seed(0)
                 return clip_loss(self.world, c, *source.sample(HELD_OUT_CLIPS, generator, self.device), 0.0, kept)
-            progress = self.budgets["dynamics"].progress(self.step, self.seconds)
+            progress = self.budgets["dynamics"].progress(steps.step, steps.seconds)
             count, frames = c.clips_at(progress)
             batch = source.sample(count, generator, self.device, frames)
-            return clip_loss(self.world, c, *batch, progress, self.generator, self.errors)
+            return clip_loss(self.world, c, *batch, progress, steps.generator, self.errors)
 
-        self._loop("dynamics", loss)
-        self.record["steps"] = self.step
-        self.record["seconds"] = round(self.record.get("tokenizer_seconds", 0.0) + self.seconds, 1)
-
-    def _loop(self, phase: str, loss: Callable[[bool], tuple[Tensor, dict[str, Tensor]]]) -> None:
-        budget, module = self.budgets[phase], self.parts[phase]
-        saved = clock = time.monotonic()
-        module.train()
-        self.between_steps = True
-        with self.journal.phase(phase, budget, self.step, self.seconds) as report:
-            while budget.progress(self.step, self.seconds) < 1:
-                with unbroken():
-                    with self._precision():
-                        value, parts = loss(False)
-                    self.optimizer.step(value, self.step, budget.progress(self.step, self.seconds))
-                    if self.bound is not None and phase == "dynamics":
-                        self.bound.hold()
-                    self.step += 1
-                    self.average.update(self.step)
-                    now = time.monotonic()
-                    self.seconds, clock = self.seconds + now - clock, now
-                    report(self.step, self.seconds, {"loss": value.detach(), **parts})
-                    if self.step % 250 == 0:
-                        self.record[f"{phase}_held_out"] = self._held_out(loss)
-                        self.journal.held_out(phase, self.step, self.record[f"{phase}_held_out"])
-                    if now - saved > self.config.checkpoint_seconds:
-                        self.save()
-                        saved = time.monotonic()
-        self.between_steps = False
-        self.average.exchange()
-        self.average = Average(module, self.config.average)
-        module.eval()
-        if self.step:
-            self.record[f"{phase}_held_out"] = self._held_out(loss)
-        self.record[f"{phase}_seconds"] = round(self.seconds, 1)
-        self.record[f"{phase}_steps"] = self.step
-
-    @torch.no_grad()
-    def _held_out(self, loss: Callable[[bool], tuple[Tensor, dict[str, Tensor]]]) -> float:
-        kept = self.generator.get_state()
-        with self._precision():
-            value = float(loss(True)[0])
-        self.generator.set_state(kept)  # looking changes nothing
-        return round(value, 6)
-
-    def _next(self, phase: str) -> None:
-        self.phase, self.step, self.seconds = phase, 0, 0.0
-        self.optimizer, self.average = self._fresh()
-        self.save()
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        """Matrix products in bfloat16 where the processor has it."""
-        fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-        return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
-
-    # stop and go on
-
-    def save(self) -> None:
-        """Write a checkpoint, where there is a folder for it."""
-        if self.checkpoint is None:
-            return
-        groups = {
-            "world": dict(self.world.state_dict()),
-            "average": self.average.shadow,
-            "optimizer": self.optimizer.tensors(),
-            "random": {"device": self.generator.get_state(), "index": self.order.get_state()},
-            "errors": {} if self.errors is None else self.errors.tensors(),
-        }
-        about = {"phase": self.phase, "step": self.step, "seconds": self.seconds, "record": self.record}
-        about["config"] = to_json(self.world.config)
-        save_checkpoint(self.checkpoint, groups, about)
-
-    def resume(self) -> None:
-        """Take up where the checkpoint stands, if there is one."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return
-        groups, about = load_checkpoint(self.checkpoint)
-        config = to_json(self.world.config)
-        kept, mine = about["record"] | {"config": about.get("config", config)}, self.record | {"config": config}
-        for key in ("preset", "config", "budget", "seed", "training", "dataset", "device"):
-            if kept.get(key) != to_json(mine[key]):
-                raise TrainingError(
-                    f"{self.checkpoint} was made with {key} = {kept.get(key)}, not {mine[key]}. "
-                    "Train into another folder, or pass resume=False (--no-resume on the command line) to begin anew."
-                )
-        self.world.load_state_dict(groups["world"])
-        self.phase, self.step, self.seconds = about["phase"], about["step"], about["seconds"]
-        self.record = about["record"]
-        self.optimizer, self.average = self._fresh()
-        self.optimizer.load(groups.get("optimizer", {}))
-        self.average.shadow = {k: v.to(self.device) for k, v in groups.get("average", {}).items()}
-        if self.errors is not None:
-            self.errors.load(groups["errors"])
-        self.generator.set_state(groups["random"]["device"])
-        self.order.set_state(groups["random"]["index"])
-        self.journal.say(f"resumed {self.phase} at step {self.step}")
+        steps.run(self.budgets["dynamics"], loss)
+        steps.record["steps"] = steps.step
+        steps.record["seconds"] = round(steps.record.get("tokenizer_seconds", 0.0) + steps.seconds, 1)
