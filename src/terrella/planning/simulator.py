@@ -8,6 +8,7 @@ engine's is: candidates of one problem meet the same luck, which is not the luck
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,9 +110,16 @@ class Simulator:
         reward, ended = np.zeros((batch, length), np.float32), np.zeros((batch, length), np.float32)
         frames = {n: np.zeros((batch, length, *s.shape), _TYPES[s.kind]) for n, s in self.spec.modelled.items()}
         saved, present = list(state.saved), self._fork.save()
+        keys = ((state.seeds * 1_000_003 + state.time) % (1 << 31)).tolist()
+        same = Counter(zip(saved, keys))
+        ready: dict[tuple[bytes, int], bytes] = {}
         for b in range(batch):  # one environment plays one future at a time
-            shown, over = self._fork.restore(saved[b]), bool(state.ended[b])
-            self._fork.reseed(int(state.seeds[b] * 1_000_003 + state.time[b]) % (1 << 31))
+            moment, over = (saved[b], keys[b]), bool(state.ended[b])
+            shown = self._fork.restore(ready.get(moment, saved[b]))
+            if moment not in ready:
+                self._fork.reseed(keys[b])
+                if same[moment] > 1:  # candidates of one problem: some simulators take long to seed
+                    ready[moment] = self._fork.save()
             for t in range(length):
                 if not over:
                     action = codec.decode(self.spec.action, rows[b, t])
