@@ -24,6 +24,7 @@ LAYERS = [
     {"check", "entry"},
     {"env", "vector_env"},
     {"planning", "evaluation", "diagnostics", "serving"},
+    {"trials"},
     {"__init__"},
     {"cluster"},
     {"cli"},

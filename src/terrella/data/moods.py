@@ -94,7 +94,7 @@ class Seek(Policy):
         turn = (way - env.agent_dir) % 4
         if turn:
             return int(actions.left if turn == 3 else actions.right)
-        ahead = things.get(tuple(int(n) for n in env.front_pos))
+        ahead = things.get((int(env.front_pos[0]), int(env.front_pos[1])))
         if ahead is not None and ahead.type == "key":
             return int(actions.pickup)
         if ahead is not None and ahead.type == "door" and not ahead.is_open:
@@ -103,7 +103,7 @@ class Seek(Policy):
 
     def _way(self, things: dict[tuple[int, int], Any], targets: set[tuple[int, int]]) -> int | None:
         """The direction (0 to the right, then each a quarter clockwise) of the first step to the nearest target."""
-        start = tuple(int(n) for n in self._env.agent_pos)
+        start = int(self._env.agent_pos[0]), int(self._env.agent_pos[1])
         first: dict[tuple[int, int], int | None] = {start: None}
         queue = deque([start])
         while queue:

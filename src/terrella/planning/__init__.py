@@ -3,6 +3,7 @@
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .beam import Beam
 from .best_first import BestFirst
+from .catalogue import TASKS, find_task
 from .cem import CEM, ICEM
 from .gradient import Gradient
 from .mcts import MCTS
@@ -14,6 +15,8 @@ from .search import Search, Space
 from .select import Verified
 from .shooting import PredictiveSampling, RandomShooting
 from .simulator import Simulator
+from .tasks import Goal, Moment, Task
+from .trial import Blind, Episode, Start, attempt, begin, controller, play
 
 __all__ = [
     "CEM",
@@ -21,15 +24,20 @@ __all__ = [
     "MCTS",
     "MPC",
     "MPPI",
+    "TASKS",
     "Beam",
     "BestFirst",
+    "Blind",
     "Constraint",
     "Controller",
     "Distance",
     "Effort",
+    "Episode",
     "Function",
     "Future",
+    "Goal",
     "Gradient",
+    "Moment",
     "Objective",
     "Plan",
     "Planner",
@@ -41,9 +49,16 @@ __all__ = [
     "Settings",
     "Simulator",
     "Space",
+    "Start",
     "Sum",
+    "Task",
     "Trace",
     "Verified",
+    "attempt",
+    "begin",
+    "controller",
+    "find_task",
     "make_planner",
     "plan",
+    "play",
 ]

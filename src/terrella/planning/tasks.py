@@ -120,8 +120,8 @@ class Task:
         if world.same_interface(own) and world.env.frame_skip == self.env.frame_skip:
             return
         raise SpecError(
-            f"the world is of {world.env.id or 'an environment without a name'}, with streams {', '.join(world.streams)} "
-            f"and a frame skip of {world.env.frame_skip}; the task is in {self.env.id}, with streams "
+            f"the world is of {world.env.id or 'a nameless environment'}, with streams {', '.join(world.streams)} and "
+            f"a frame skip of {world.env.frame_skip}; the task is in {self.env.id}, with streams "
             f"{', '.join(own.streams)} and a frame skip of {self.env.frame_skip}. Make a world for it:\n"
             + "\n".join(self.commands())
         )

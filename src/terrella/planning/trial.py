@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -83,7 +84,7 @@ class Blind:
 class Episode:
     """What one episode brought. held: whether the goal held after each action. promised: by plans, at each step.
 
-    over: for whatever reason; ended: by itself. frames: what was seen, the start first, where frames are kept.
+    over: for whatever reason; ended: by itself.
     """
 
     rewards: list[float] = field(default_factory=list)
@@ -189,32 +190,25 @@ def attempt(
     rollouts: int,
     engine: Any = None,
     *,
-    note: Callable[[], None] | None = None,
+    watch: Callable[[Controller, int, dict[str, np.ndarray]], None] | None = None,
     **how: Any,
 ) -> list[Episode]:
     """Carry out a task with a planner that looks ahead in `engine`, or (None) in the true simulator.
 
-    In the simulator episodes are played one after another, since it plays one future at a time anyway. note: called
-    after each action of each group of episodes. how: horizon, execute and seed, as `controller` takes them.
+    In the simulator episodes are played one after another, since it plays one future at a time anyway. watch: as
+    `play` calls it, with the controller of these episodes first. how: horizon, execute and seed, as `controller` takes
+    them.
     """
-    spec = describe(envs[0])
-
-    def watch(step: int, frames: dict[str, np.ndarray]) -> None:
-        if step and note is not None:
-            note()
-
-    if engine is not None:
-        return play(task, spec, envs, starts, controller(task, engine, planner, rollouts, starts, **how), watch)
-    episodes = []
-    for env, start in zip(envs, starts):
-        actor = controller(task, Simulator(env), planner, rollouts, [start], **how)  # type: ignore[arg-type]
-        episodes += play(task, spec, [env], [start], actor, watch)
+    spec, episodes = describe(envs[0]), []
+    groups = [(envs, starts)] if engine is not None else [([e], [s]) for e, s in zip(envs, starts)]
+    for some, begun in groups:
+        model = Simulator(some[0]) if engine is None else engine
+        actor = controller(task, model, planner, rollouts, begun, **how)
+        episodes += play(task, spec, some, begun, actor, None if watch is None else partial(watch, actor))
     return episodes
 
 
-def gap(
-    task: Task, episodes: Sequence[Episode], horizon: int | None = None
-) -> tuple[float | None, float | None]:
+def gap(task: Task, episodes: Sequence[Episode], horizon: int | None = None) -> tuple[float | None, float | None]:
     """What plans for a return promised, and what came of the same steps, where all of these were played: two means.
 
     None without plans, or where the objective is no return.
