@@ -59,8 +59,8 @@ class Task:
     moment. rule: an episode is a success when the goal holds `once` (it then ends), at all of its last `hold` moments
     (`last`), or at every moment (`always`). limit: actions an episode has.
 
-    steps, policy, episode, preset: how its world is made: transitions recorded, who acts (`terrella.data`), where
-    episodes are cut, and the size of the world.
+    steps, policy, episode, preset, decoder: how its world is made: transitions recorded, who acts (`terrella.data`),
+    where episodes are cut, the size of the world and its decoder (None: the preset's).
 
     horizon, discount: of plans. execute: actions taken of each plan. objective: what planners minimise, a function of
     the goals, stream -> `(B, ...)`, and the discount; by default the return. settings: of planners, as far as they
@@ -83,6 +83,7 @@ class Task:
     policy: str = "sticky-random"
     episode: int = 200
     preset: str = "tiny"
+    decoder: str | None = None
     horizon: int = 8
     discount: float = 1.0
     execute: int = 1
@@ -132,7 +133,8 @@ class Task:
         how = f"--steps {self.steps} --policy {self.policy} --max-episode-steps {self.episode}"
         how += " --pixels" * self.env.pixels
         how += f" --frame-skip {self.env.frame_skip}" if self.env.frame_skip > 1 else ""
+        drawn = f" --decoder {self.decoder}" if self.decoder else ""
         return (
             f"terrella record {self.env.id} {how} --out data/{name}",
-            f"terrella train data/{name} --preset {self.preset} --budget {budget}",
+            f"terrella train data/{name} --preset {self.preset}{drawn} --budget {budget}",
         )
