@@ -82,7 +82,8 @@ class Blind:
 
 @dataclass
 class Episode:
-    """What one episode brought. held: whether the goal held after each action. promised: by plans, at each step.
+    """What one episode brought. held: whether the goal held after each action. promised: by the plan that begins there,
+    NaN where none does.
 
     over: for whatever reason; ended: by itself.
     """
@@ -133,8 +134,8 @@ def play(
     if watch is not None:
         watch(0, frames)
     for step in range(task.limit):
-        rows = actor.act()
-        promised = None if actor.plan is None else -actor.plan.cost
+        before, rows = actor.plan, actor.act()
+        promised = None if actor.plan is None or actor.plan is before else -actor.plan.cost
         for b, (env, start, episode) in enumerate(zip(envs, starts, episodes)):
             if episode.over:
                 continue
@@ -220,13 +221,11 @@ def gap(task: Task, episodes: Sequence[Episode], horizon: int | None = None) -> 
     for episode in episodes:
         rewards = np.array(episode.rewards)
         last = len(rewards) if episode.ended else len(rewards) - length + 1
-        for t in range(max(0, last)):
+        for t in np.flatnonzero(np.isfinite(episode.promised[: max(0, last)])):
             part = rewards[t : t + length]
             promised.append(episode.promised[t])
             realised.append(float((weight[: len(part)] * part).sum()))
-    if not promised or np.isnan(promised).any():
-        return None, None
-    return float(np.mean(promised)), float(np.mean(realised))
+    return (float(np.mean(promised)), float(np.mean(realised))) if promised else (None, None)
 
 
 def _sized(task: Task, model: Model, planner: str, rollouts: int, horizon: int) -> Planner:
