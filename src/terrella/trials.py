@@ -28,7 +28,7 @@ from .evaluation.provenance import commit, hardware
 from .evaluation.stats import bootstrap, wilson
 from .files import atomic
 from .planning.mpc import Controller
-from .planning.tasks import Task
+from .planning.tasks import Goal, Task
 from .planning.trial import Blind, Episode, attempt, begin, gap, play
 from .spec import WorldSpec
 
@@ -99,7 +99,7 @@ def carry_out(
     bars.start()
     try:
         starts = [begin(task, env, seed * 100_003 + b) for b, env in enumerate(envs)]
-        camera = Camera(task, spec, engine)
+        camera = Camera(task, spec, engine, starts[0].goal)
         rows: dict[str, dict[str, Any]] = {}
         for name, at_random in FLOORS.items():
             actor = Blind(spec, envs[0].action_space, episodes, at_random)
@@ -151,6 +151,7 @@ class Camera:
     task: Task
     spec: WorldSpec
     engine: Engine
+    goal: Goal | None = None
     real: list[np.ndarray] = field(default_factory=list)
     imagined: list[np.ndarray] = field(default_factory=list)
     ahead: list[int] = field(default_factory=list)
@@ -182,7 +183,10 @@ class Camera:
             self.ahead += range(1, len(future.reward[0]) + 1)
 
     def film(self, length: int) -> np.ndarray:
-        """Lay out imagined | real, RGB `(T, h, w, 3)`, for an episode of so many actions."""
+        """Lay out imagined | real | the goal's view, if there is one, for an episode of so many actions.
+
+        RGB `(T, h, w, 3)`.
+        """
         count = min(length + 1, len(self.real), len(self.imagined))
         left, right = np.stack(self.imagined[:count]), np.stack(self.real[:count])
         if self.drawn:
@@ -192,10 +196,14 @@ class Camera:
             bounds = np.stack([right.min(0), right.max(0)])
             sides = curves(left, bounds, HEIGHT), curves(right, bounds, HEIGHT)
         else:
-            sides = tuple(film.enlarged(film.rgb(frames), HEIGHT) for frames in (left, right))
+            shown = [left, right]
+            if self.goal is not None:
+                shown.append(np.broadcast_to(self.goal.frames[self.stream], right.shape))
+            sides = tuple(film.enlarged(film.rgb(frames), HEIGHT) for frames in shown)
         gap = np.full((count, sides[0].shape[1], 4, 3), 24, np.uint8)
-        whole = np.concatenate([sides[0], gap, sides[1]], 2)
-        captions = [(f"imagined, {n} ahead" if n else "the start", "real") for n in self.ahead[:count]]
+        whole = np.concatenate([part for side in sides for part in (gap, side)][1:], 2)
+        names = ("real", "the goal")[: len(sides) - 1]
+        captions = [(f"imagined, {n} ahead" if n else "the start", *names) for n in self.ahead[:count]]
         return np.concatenate([film.captioned(whole[t : t + 1], captions[t]) for t in range(count)])
 
     def _posed(self, vectors: np.ndarray) -> np.ndarray:
