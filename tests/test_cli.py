@@ -12,6 +12,7 @@ FLAGS = {
     "train": "data out budget preset backbone decoder seed device resume",
     "learn": "world data out steps algorithm max_episode_steps episodes seed device",
     "play": "world host port token steps budget_ms precision truth open_browser",
+    "plan": "world task planner budget execute episodes steps ceiling seed out",
     "evaluate": "world env data out episodes policy steps precision memory cache seed",
     "info": "what",
     "demo": "env budget out port",
@@ -41,6 +42,9 @@ def test_every_command_has_help(command, capsys):
         (["play", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
         (["learn", "nowhere"], "nowhere"),
+        (["plan", "nowhere", "--task", "pendulum"], "nowhere"),
+        (["plan", "pendulum", "--task", "pendulm"], "pendulum"),
+        (["plan", "coinrun", "--task", "cartpole"], "terrella record CartPole-v1"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(args, words, capsys, tmp_path, monkeypatch):

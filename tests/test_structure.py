@@ -25,6 +25,7 @@ LAYERS = [
     {"check", "entry"},
     {"env", "vector_env"},
     {"planning", "learning", "evaluation", "diagnostics", "serving"},
+    {"trials"},
     {"__init__"},
     {"cluster"},
     {"cli"},

@@ -1,4 +1,4 @@
-"""The command line: `terrella demo | record | train | learn | play | evaluate | info`.
+"""The command line: `terrella demo | record | train | learn | play | plan | evaluate | info`.
 
 Each command is one call of the library. Mistakes of the user are told in a sentence, without a traceback.
 """
@@ -28,7 +28,7 @@ def record(
     out: Annotated[Path | None, arg(help_behavior_hint="(default: data/NAME)")] = None,
     steps: int = 20_000,
     episodes: int | None = None,
-    policy: Literal["sticky-random", "random", "cover", "wall-walk"] = "sticky-random",
+    policy: Literal["sticky-random", "random", "moody", "cover", "wall-walk", "seek"] = "sticky-random",
     seed: int = 0,
     max_episode_steps: int | None = 500,
     pixels: bool = False,
@@ -43,8 +43,8 @@ def record(
         out: Folder of the dataset; an existing one is appended to.
         steps: Transitions to record.
         episodes: Episodes to record, if fewer.
-        policy: Who acts: random, sticky-random (repeats each action a few steps), cover (sees all places, then acts at
-            random) or wall-walk (in block worlds).
+        policy: Who acts: random, sticky-random (repeats each action a few steps), moody (each episode has habits of its
+            own), cover (sees all places, then acts at random), wall-walk (in block worlds) or seek (in MiniGrid).
         seed: Decides everything that is random.
         max_episode_steps: Cut episodes there.
         pixels: Record rendered frames instead of the environment's own observations.
@@ -209,6 +209,62 @@ def play(
     )
 
 
+def plan(
+    world: Positional[str],
+    /,
+    task: str,
+    planner: str = "icem",
+    budget: int = 64,
+    execute: int | None = None,
+    episodes: int = 10,
+    steps: int | None = 1,
+    ceiling: bool = True,
+    seed: int = 0,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: plan-TASK beside the world)")] = None,
+) -> None:
+    """Plan in a world, act in the true environment, and see how well that went.
+
+    A world for a task is recorded and trained like any other; for pendulum:
+
+        terrella record Pendulum-v1 --frame-skip 4 --steps 20000 --max-episode-steps 200 --out data/pendulum-v1
+
+        terrella train data/pendulum-v1 --preset debug --budget 5m
+
+    With a world that does not fit, the commands for the task are printed. The GIF shows a plan as it was imagined
+    beside what came of it.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package.
+        task: What is to be done: pendulum, cartpole, acrobot, mountaincar, reacher, balance, sprites, blocks, empty,
+            rooms, doorkey, coinrun or leaper.
+        planner: Who plans (see `terrella info`).
+        budget: Futures that a plan may imagine.
+        execute: Actions taken of each plan; the task's by default.
+        episodes: Episodes, from starts that were never recorded.
+        steps: Denoising steps a frame.
+        ceiling: Measure the same planner in the true simulator, too.
+        seed: Decides everything that is random.
+        out: Folder for plan.json and plan.gif.
+    """
+    from .engine import Engine
+    from .planning.catalogue import find_task
+    from .trials import carry_out
+    from .world import World
+
+    wanted = find_task(task)
+    loaded = World.load(world)
+    folder = out or (Path(world) / f"plan-{task}" if Path(world).is_dir() else Path("runs") / f"{loaded.name}-{task}")
+    engine, how = Engine(loaded, steps=steps), {"execute": execute, "seed": seed, "ceiling": ceiling}
+    result = carry_out(engine, wanted, planner, budget=budget, episodes=episodes, out=folder, progress=True, **how)
+    print(f"{task}: {wanted.about}")
+    for name, row in result["rows"].items():
+        low, high = row["success_interval"]
+        print(f"{name:>14}  success {row['success']:.2f} ({low:.2f} to {high:.2f})  return {row['return']:.2f}")
+    if result["regret"] is not None:
+        print(f"regret against the perfect model: {result['regret']['return']:.2f} in return")
+    Say.print(f"film: {folder / 'plan.gif'}")
+
+
 def evaluate(
     world: Positional[str],
     /,
@@ -320,7 +376,7 @@ def demo(env: str = "procgen/coinrun", budget: str = "6m", out: Path = Path("run
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    commands = {"demo": demo, "record": record, "train": train, "learn": learn, "play": play}
+    commands = {"demo": demo, "record": record, "train": train, "learn": learn, "play": play, "plan": plan}
     commands |= {"evaluate": evaluate, "info": info}
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -8,6 +8,7 @@ drawn. Everything stands on whole metres and looks along an axis, so that states
 |---|---|---|---|
 | `terrella/Blocks-v0` | 16 m | 64 | 6 to 10 |
 | `terrella/BlocksSmall-v0` | 8 m | 32 | 3 to 4 |
+| `terrella/BlocksStill-v0` | 8 m | 32 | 3 to 4, which stay |
 
 Ref: the Dynamic Block World of FloWM, arXiv 2601.01075 (`view=128` is its size; `static` and `textured` are its other
 two worlds). Differences: a frame shows the blocks after their move without being asked for twice, and is kept as it is
@@ -209,4 +210,10 @@ gym.register(
     f"{__name__}:Blocks",
     max_episode_steps=500,
     kwargs={"room": 8, "view": 32, "count": (3, 4)},
+)
+gym.register(
+    "terrella/BlocksStill-v0",
+    f"{__name__}:Blocks",
+    max_episode_steps=500,
+    kwargs={"room": 8, "view": 32, "count": (3, 4), "static": True},
 )

@@ -8,6 +8,7 @@ view is rendered; the action from frame t to t+1 is the camera's displacement be
 |---|---|---|---|---|---|---|
 | `terrella/SpritesMicro-v0` | 16 | 8 | 2 | 6 | 1 | 3 |
 | `terrella/Sprites-v0` | 24 | 12 | 3 | 8 | 1 | 4 |
+| `terrella/SpritesStill-v0` | 24 | 12 | 3 | 8 | 0 | 4 |
 | `terrella/SpritesMid-v0` | 32 | 20 | 4 | 14 | 1 | 6 |
 | `terrella/SpritesPaper-v0` | 50 | 32 | 5 | 20 | 1 | 10 |
 
@@ -296,3 +297,4 @@ def _enlarged(picture: np.ndarray, side: int) -> np.ndarray:
 
 for _name, _settings in PRESETS.items():
     gym.register(f"terrella/{_name}-v0", f"{__name__}:SpriteWorld", max_episode_steps=1000, kwargs=_settings)
+gym.register("terrella/SpritesStill-v0", f"{__name__}:SpriteWorld", max_episode_steps=1000, kwargs={"static": True})

@@ -147,6 +147,18 @@ class ArenaEnv(gym.Wrapper):
         self.last_observation, reward, terminated, truncated, info = self.env.step(action)
         return self.last_observation, reward, terminated, truncated, info
 
+    @property
+    def unseen(self) -> gym.Env:
+        """The environment without its pictures being drawn or resized: step it, then call `look`."""
+        return self.env.env if isinstance(self.env, (Pixels, Resize)) else self.env
+
+    def look(self, observation: Any) -> Any:
+        """Turn the last observation of `unseen` into what `step` would have returned, and remember it."""
+        self.last_observation = (
+            self.env.observation(observation) if isinstance(self.env, (Pixels, Resize)) else observation
+        )
+        return self.last_observation
+
 
 def find_arena(env: gym.Env) -> ArenaEnv:
     """Return the `ArenaEnv` inside `env`; raises `ArenaError` when it was not made by `terrella.arenas.make`."""

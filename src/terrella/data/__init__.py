@@ -4,6 +4,7 @@ from .convert import import_npz, read_npz
 from .dataset import Dataset
 from .draft import Draft
 from .episode import Clips, Episode
+from .moods import Moody, Seek
 from .policies import Cover, Policy, Random, Scripted, StickyRandom, make_policy
 from .record import record
 from .repair import salvage, verify
@@ -18,9 +19,11 @@ __all__ = [
     "Dataset",
     "Draft",
     "Episode",
+    "Moody",
     "Policy",
     "Random",
     "Scripted",
+    "Seek",
     "StickyRandom",
     "WallWalk",
     "Writer",

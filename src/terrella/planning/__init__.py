@@ -3,6 +3,7 @@
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .beam import Beam
 from .best_first import BestFirst
+from .catalogue import TASKS, find_task
 from .cem import CEM, ICEM
 from .gradient import Gradient
 from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
@@ -16,6 +17,8 @@ from .search import Search, Space
 from .select import Verified
 from .shooting import PredictiveSampling, RandomShooting
 from .simulator import Simulator
+from .tasks import Goal, Moment, Task
+from .trial import Blind, Episode, Start, attempt, begin, controller, play
 
 __all__ = [
     "CEM",
@@ -23,19 +26,24 @@ __all__ = [
     "MCTS",
     "MPC",
     "MPPI",
+    "TASKS",
     "Beam",
     "BestFirst",
+    "Blind",
     "Constraint",
     "Controller",
     "Disagreement",
     "Distance",
     "Effort",
     "Energy",
+    "Episode",
     "Function",
     "Future",
+    "Goal",
     "Gradient",
     "Guided",
     "Inconsistency",
+    "Moment",
     "Objective",
     "Plan",
     "Planner",
@@ -48,12 +56,19 @@ __all__ = [
     "Settings",
     "Simulator",
     "Space",
+    "Start",
     "StateValue",
     "Sum",
+    "Task",
     "Trace",
     "Value",
     "Verified",
+    "attempt",
+    "begin",
+    "controller",
+    "find_task",
     "make_planner",
     "plan",
+    "play",
     "propose",
 ]

@@ -96,6 +96,11 @@ class Controller:
         self._taken += 1
         return self._rows
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the action that waits for its frame was the first of a plan, so that `state` is where it began."""
+        return self._rows is not None and self._taken == 1
+
     def see(self, observations: Observations) -> None:
         """Take in the frames `(B, ...)` that truly followed. Raises `StateError` where no action was taken."""
         if self._rows is None:

@@ -8,6 +8,7 @@ engine's is: candidates of one problem meet the same luck, which is not the luck
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .. import actions as codec
 from ..arenas import describe, forkable, to_streams
+from ..arenas.wrappers import find_arena
 from ..engine import Frame
 from ..errors import ArenaError, ConfigError, StateError
 from ..spec import WorldSpec
@@ -83,7 +85,7 @@ class Simulator:
         fork = forkable(env)
         if fork is None:
             raise ArenaError(f"the state of {env} cannot be saved, so no future can be tried; see terrella.arenas.")
-        self._env, self._fork, self.spec = env, fork, describe(env)
+        self._env, self._arena, self._fork, self.spec = env, find_arena(env), fork, describe(env)
 
     def start(self, observations: Any = None, actions: Any = None, seeds: int | Sequence[int] = 0) -> Moments:
         """The environment's present moment as one session; it knows what it shows. seeds: of the chance."""
@@ -109,19 +111,30 @@ class Simulator:
         reward, ended = np.zeros((batch, length), np.float32), np.zeros((batch, length), np.float32)
         frames = {n: np.zeros((batch, length, *s.shape), _TYPES[s.kind]) for n, s in self.spec.modelled.items()}
         saved, present = list(state.saved), self._fork.save()
+        keys = ((state.seeds * 1_000_003 + state.time) % (1 << 31)).tolist()
+        same = Counter(zip(saved, keys))
+        env = self._env if observe else self._arena.unseen
+        ready: dict[tuple[bytes, int], bytes] = {}
         for b in range(batch):  # one environment plays one future at a time
-            shown, over = self._fork.restore(saved[b]), bool(state.ended[b])
-            self._fork.reseed(int(state.seeds[b] * 1_000_003 + state.time[b]) % (1 << 31))
+            moment, over = (saved[b], keys[b]), bool(state.ended[b])
+            shown = self._fork.restore(ready.get(moment, saved[b]))
+            if moment not in ready:
+                self._fork.reseed(keys[b])
+                if same[moment] > 1:  # candidates of one problem: some simulators take long to seed
+                    ready[moment] = self._fork.save()
+            went = False
             for t in range(length):
                 if not over:
                     action = codec.decode(self.spec.action, rows[b, t])
-                    shown, reward[b, t], terminated, truncated, _ = self._env.step(action)
-                    over = bool(terminated or truncated)
+                    shown, reward[b, t], terminated, truncated, _ = env.step(action)
+                    over, went = bool(terminated or truncated), True
                 ended[b, t] = over
                 if observe:
                     seen = to_streams(self._env, shown)
                     for name, stream in frames.items():
                         stream[b, t] = seen[name]
+            if went and not observe:
+                self._arena.look(shown)  # a picture for each future, not for each of its steps
             saved[b] = self._fork.save()
         self._fork.restore(present)
         after = Moments(tuple(saved), state.seeds, state.time + length, ended[:, -1] > 0)
