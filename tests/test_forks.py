@@ -49,6 +49,7 @@ CASES: dict[str, list[Case]] = {
         ("terrella/Rossler-v0", {"noise": 0.01}, True, {}),
         ("terrella/DoublePendulum-v0", {}, False, {}),
     ],
+    "crafter": [("terrella/Crafter-v0", {}, True, {"steps": 200, "wood": 5, "health": 3})],
 }
 ALL = [case for cases in CASES.values() for case in cases]
 STEPS = 25
@@ -413,3 +414,79 @@ def test_wrappers_that_remember_frames_refuse_interventions() -> None:
     with pytest.raises(ArenaError, match="FrameStackObservation"):
         fork_of(env).intervene("x", 0.0)
     assert isinstance(env.observation_space, spaces.Box)
+
+
+# --- crafter
+
+
+def crafter_env() -> Any:
+    pytest.importorskip("crafter")
+    env = arenas.make("terrella/Crafter-v0")
+    env.reset(seed=4)
+    return env
+
+
+def test_crafter_is_the_same_in_every_process_and_its_own_sets_are_not() -> None:
+    """The wrong way: objects in sets come in the order of their addresses; here in that of their coming."""
+    world = crafter_env().unwrapped.game._world
+    chunk = max(world._chunks.values(), key=len)
+    indices = [world._objects.index(thing) for thing in chunk]
+    assert len(indices) > 2
+    assert indices == sorted(indices)
+    shuffled = 0
+    for _ in range(8):
+        copies = [object() for _ in range(20)]
+        shuffled += list(set(copies)) != copies
+    assert shuffled
+
+
+def test_looking_at_crafter_by_night_changes_nothing() -> None:
+    env = crafter_env()
+    fork, core = fork_of(env), env.unwrapped
+    fork.intervene("steps", 210)  # before midnight
+    actions = [0] * 12
+    state = fork.save()
+    base = play(env, actions)
+    fork.restore(state)
+    seen = []
+    for action in actions:
+        env.render()
+        fork.intervene("wood", fork.quantities()["wood"])
+        seen += play(env, [action])
+    assert seen == base
+    fork.restore(state)
+    core.game.render()  # the wrong way: the package's own picture draws from the stream of the creatures
+    assert play(env, actions) != base
+
+
+def test_crafter_goes_on_out_of_view() -> None:
+    env = crafter_env()
+    fork = fork_of(env)
+    state = fork.save()
+    maps, shown = [], []
+    for seed in range(6):
+        fork.restore(state)
+        fork.reseed(seed)
+        for _ in range(8):
+            step = env.step(0)
+        maps.append(step[4]["semantic"].tobytes())
+        shown.append(step[0].tobytes())
+    assert len(set(maps)) == 6
+    assert len(set(shown)) < 6
+
+
+def test_interventions_in_crafter_earn_nothing_and_need_room() -> None:
+    env = crafter_env()
+    fork = fork_of(env)
+    fork.intervene("health", 4)
+    assert env.step(0)[1] == 0.0
+    cows = np.array(fork.quantities()["cows"])
+    assert len(cows) > 1
+    swapped = fork.intervene("cows", cows[::-1])  # may change places
+    assert env.observation_space.contains(swapped)
+    with pytest.raises(ArenaError, match="free cell"):
+        fork.intervene("cows", np.repeat(cows[:1], len(cows), 0))
+    with pytest.raises(ArenaError, match="free cell"):
+        fork.intervene("position", cows[0])
+    with pytest.raises(ArenaError, match="whole numbers"):
+        fork.intervene("wood", 1.5)
