@@ -17,8 +17,9 @@ from terrella import arenas
 from terrella.actions import action_space
 from terrella.errors import ArenaError, MissingExtra, UnknownName
 
-# Adapter -> (id, arguments of make, whether reseeding changes the next steps, what to set whole quantities to)
-Case = tuple[str, dict[str, Any], bool, dict[str, Any]]
+# Adapter -> (id, arguments of make, whether reseeding changes the next steps (None: it is refused), what to set whole
+# quantities to)
+Case = tuple[str, dict[str, Any], bool | None, dict[str, Any]]
 CASES: dict[str, list[Case]] = {
     "procgen": [
         ("procgen/coinrun", {}, False, {}),
@@ -50,9 +51,32 @@ CASES: dict[str, list[Case]] = {
         ("terrella/DoublePendulum-v0", {}, False, {}),
     ],
     "crafter": [("terrella/Crafter-v0", {}, True, {"steps": 200, "wood": 5, "health": 3})],
+    "highway": [
+        ("highway-fast-v0", {"pixels": True}, False, {}),
+        ("intersection-v2", {"pixels": True}, True, {}),
+        ("racetrack-v1", {}, False, {}),
+    ],
+    "miniworld": [
+        ("MiniWorld-Hallway-v0", {}, False, {}),
+        ("MiniWorld-PickupObjects-v0", {}, False, {"steps": 3}),
+        ("MiniWorld-CollectHealth-v0", {"domain_rand": True}, True, {"health": 50}),
+    ],
+    "vizdoom": [
+        ("VizdoomDefendCenter-v1", {"frame_skip": 1, "size": 64}, None, {}),
+        ("VizdoomTakeCover-v1", {}, None, {}),
+    ],
+    "metaworld": [
+        ("terrella/MetaWorld-v0", {"task": "push-v3", "pixels": True}, False, {"steps": 9}),
+        ("terrella/MetaWorld-v0", {"task": "drawer-open-v3"}, False, {}),
+    ],
 }
 ALL = [case for cases in CASES.values() for case in cases]
-STEPS = 25
+
+
+def steps(env: gym.Env) -> int:
+    """How many are played: fewer where a step takes tens of milliseconds."""
+    module = type(env.unwrapped).__module__
+    return 6 if module.startswith(("highway_env", "metaworld")) else 25
 
 
 def label(case: Case) -> str:
@@ -75,7 +99,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def env(case: Case) -> Iterator[gym.Env]:
     made = opened(case)
     made.reset(seed=3)
-    play(made, some_actions(made, 12, 1))
+    play(made, some_actions(made, steps(made) // 2, 1))
     yield made
     made.close()
 
@@ -130,7 +154,7 @@ def test_restored_states_have_the_same_future(case: Case, env: gym.Env) -> None:
     fork = fork_of(env)
     assert fork.exact
     state, seen, truth = fork.save(), fork.last_observation(), fork.quantities()
-    actions = some_actions(env, STEPS, 2)
+    actions = some_actions(env, steps(env), 2)
     live = play(env, actions)
     for _ in range(2):
         assert plain(fork.restore(state)) == plain(seen)
@@ -145,7 +169,7 @@ def test_restored_states_have_the_same_future(case: Case, env: gym.Env) -> None:
 
 def test_saving_changes_nothing(env: gym.Env) -> None:
     fork = fork_of(env)
-    state, actions = fork.save(), some_actions(env, STEPS, 2)
+    state, actions = fork.save(), some_actions(env, steps(env), 2)
     fork.restore(state)
     alone = play(env, actions)
     fork.restore(state)
@@ -157,9 +181,14 @@ def test_saving_changes_nothing(env: gym.Env) -> None:
 
 
 def test_reseeding_draws_chance_anew_and_nothing_else(case: Case, env: gym.Env) -> None:
-    fork, actions = fork_of(env), some_actions(env, STEPS, 2)
+    fork, actions = fork_of(env), some_actions(env, steps(env), 2)
     state = fork.save()
     futures = []
+    if case[2] is None:
+        with pytest.raises(ArenaError, match="cannot be reseeded"):
+            fork.reseed(5)
+        assert fork.save() == state
+        return
     for seed in (None, 5, 5, 6):
         fork.restore(state)
         before = plain(fork.quantities())
@@ -173,7 +202,7 @@ def test_reseeding_draws_chance_anew_and_nothing_else(case: Case, env: gym.Env) 
 
 def test_pictures_show_something(case: Case, env: gym.Env) -> None:
     shown = []
-    for action in some_actions(env, STEPS, 4):
+    for action in some_actions(env, steps(env), 4):
         step = env.step(action)
         shown += frames(env)
         if step[2] or step[3]:
@@ -185,7 +214,7 @@ def test_pictures_show_something(case: Case, env: gym.Env) -> None:
     size = case[1].get("size", 64)
     assert all(frame.shape[:2] == (size, size) for frame in shown)
     assert min(frame.std() for frame in shown) > 2
-    assert len({frame.tobytes() for frame in shown}) > STEPS // 3
+    assert len({frame.tobytes() for frame in shown}) > steps(env) // 3
 
 
 def other_value(name: str, now: Any, changes: dict[str, Any]) -> Any:
@@ -199,7 +228,7 @@ def other_value(name: str, now: Any, changes: dict[str, Any]) -> Any:
 
 
 def test_an_intervention_changes_one_quantity(case: Case, env: gym.Env) -> None:
-    fork, actions = fork_of(env), some_actions(env, STEPS, 2)
+    fork, actions = fork_of(env), some_actions(env, steps(env), 2)
     state, truth = fork.save(), fork.quantities()
     base = play(env, actions)
     changed = 0
@@ -259,7 +288,7 @@ for path, name, kwargs in json.loads(sys.argv[2]):
 
 
 def digest(env: gym.Env) -> str:
-    return hashlib.sha256(repr(play(env, some_actions(env, STEPS, 7))).encode()).hexdigest()
+    return hashlib.sha256(repr(play(env, some_actions(env, steps(env), 7))).encode()).hexdigest()
 
 
 def test_states_are_restored_by_another_process(tmp_path: Any) -> None:
@@ -273,7 +302,7 @@ def test_states_are_restored_by_another_process(tmp_path: Any) -> None:
         except MissingExtra:
             continue
         env.reset(seed=3)
-        play(env, some_actions(env, 12, 1))
+        play(env, some_actions(env, steps(env) // 2, 1))
         path = tmp_path / str(i)
         path.write_bytes(fork_of(env).save())
         tasks.append([str(path), case[0], case[1]])
@@ -490,3 +519,92 @@ def test_interventions_in_crafter_earn_nothing_and_need_room() -> None:
         fork.intervene("position", cows[0])
     with pytest.raises(ArenaError, match="whole numbers"):
         fork.intervene("wood", 1.5)
+
+
+# --- highway
+
+
+def test_a_dummy_video_driver_does_not_blacken_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("highway_env")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    wrong = gym.make("highway-fast-v0", render_mode="rgb_array")
+    wrong.reset(seed=0)
+    assert np.std(wrong.render()) == 0  # type: ignore[arg-type]  # and black forks are all alike
+    right = arenas.make("highway-fast-v0", pixels=True)
+    assert right.reset(seed=0)[0].std() > 2
+
+
+def test_drivers_draw_from_the_reseeded_stream() -> None:
+    """The wrong way: to replace only the environment's stream, while the road keeps the old one."""
+    pytest.importorskip("highway_env")
+    env = arenas.make("intersection-v2")
+    env.reset(seed=0)
+    fork_of(env).reseed(7)
+    core: Any = env.unwrapped
+    assert core.road.np_random is core.np_random
+    fork_of(env).restore(fork_of(env).save())
+    assert core.road.np_random is core.np_random
+
+
+# --- miniworld
+
+
+def test_environments_of_one_process_show_their_own_rooms() -> None:
+    """The wrong way: all of them draw one display list, so that the last reset's rooms are seen by everyone."""
+    hall, rooms = (opened((f"MiniWorld-{name}-v0", {}, False, {})) for name in ("Hallway", "FourRooms"))
+    hall.reset(seed=0)
+    done, core = 7, hall.unwrapped
+    alone = hall.step(done)[0]
+    rooms.reset(seed=0)
+    assert np.array_equal(hall.step(done)[0], alone)
+    rooms.reset(seed=1)
+    assert not np.array_equal(core.render_obs(), hall.step(done)[0])  # type: ignore[attr-defined]
+
+
+# --- vizdoom
+
+
+def test_saved_games_are_no_forks(tmp_path: Any) -> None:
+    """The wrong way: the engine's own save lets time pass, so that saving changes the game."""
+    env = opened(("VizdoomDefendCenter-v1", {}, None, {}))
+    env.reset(seed=3)
+    game = env.unwrapped.game  # type: ignore[attr-defined]
+    play(env, some_actions(env, 20, 1))
+    before = game.get_episode_time()
+    fork_of(env).save()
+    assert game.get_episode_time() == before
+    game.save(str(tmp_path / "game.zds"))
+    assert game.get_episode_time() > before
+
+
+# --- metaworld
+
+
+def test_a_forward_pass_changes_the_warm_start() -> None:
+    """The wrong way: to set MuJoCo's state once; computing what follows from it moves where the solver begins."""
+    env = opened(("terrella/MetaWorld-v0", {"task": "push-v3"}, False, {}))
+    env.reset(seed=0)
+    for action in some_actions(env, 6, 0):
+        env.step(action)
+    import mujoco
+
+    core: Any = env.unwrapped
+    simulator: Any = arenas.metaworld.MetaWorldSimulator(core)
+    state, kind = simulator._physics(), mujoco.mjtState.mjSTATE_INTEGRATION
+    mujoco.mj_setState(core.model, core.data, state, kind)
+    mujoco.mj_forward(core.model, core.data)
+    assert not np.array_equal(simulator._physics(), state)
+    simulator._forward(state)
+    assert np.array_equal(simulator._physics(), state)
+
+
+def test_resets_of_a_task_follow_their_seed_and_its_numbers_its_physics() -> None:
+    env = opened(("terrella/MetaWorld-v0", {"task": "push-v3"}, False, {}))
+    first, again, other = (env.reset(seed=seed)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    fork = fork_of(env)
+    goal = np.array(fork.quantities()["goal"]) + [0.05, 0.0, 0.0]
+    assert np.array_equal(fork.intervene("goal", goal)[-3:], goal)
+    with pytest.raises(UnknownName, match="push-v3"):
+        opened(("terrella/MetaWorld-v0", {"task": "psh-v3"}, False, {}))

@@ -1,6 +1,20 @@
 """Environments, made in one way, described as data, and (where the simulator can) saved and restored exactly."""
 
-from . import ale, blocks, chaos, classic, crafter, minigrid, procgen, pucks, sprites  # noqa: F401 - they register adapters and ids; no simulator is imported
+from . import (
+    ale,
+    blocks,
+    chaos,
+    classic,
+    crafter,
+    highway,
+    metaworld,
+    minigrid,
+    miniworld,
+    procgen,
+    pucks,
+    sprites,
+    vizdoom,
+)  # noqa: F401 - they register adapters and ids; no simulator is imported
 from .base import Forkable, Simulator, adapter, list_arenas
 from .describe import describe
 from .fork import forkable

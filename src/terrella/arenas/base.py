@@ -54,7 +54,8 @@ class Forkable(Protocol):
     def reseed(self, seed: int) -> None:
         """Replace the random stream that decides the future; what has happened stays.
 
-        Equal state, seed and actions give equal futures. Changes nothing where the simulator has no chance.
+        Equal state, seed and actions give equal futures. Changes nothing where the simulator has no chance. Raises
+        `ArenaError` where it has chance that cannot be drawn anew (ViZDoom).
         """
         ...
 

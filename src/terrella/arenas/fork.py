@@ -70,8 +70,13 @@ class Fork:
 
     def reseed(self, seed: int) -> None:
         """Replace the random stream that decides the future."""
+        before = self._core._np_random, self._core._np_random_seed
         self._core._np_random, self._core._np_random_seed = seeding.np_random(seed)
-        self._simulator.reseed(seed)
+        try:
+            self._simulator.reseed(seed)
+        except ArenaError:
+            self._core._np_random, self._core._np_random_seed = before
+            raise
 
     def last_observation(self) -> Any:
         """Return the observation of the last reset, step or restore."""

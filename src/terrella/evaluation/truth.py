@@ -12,6 +12,7 @@ with a chance of about episodes / 2^31; when the dataset is given, the seeds it 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from ..arenas import Forkable, forkable, to_streams
 from ..data import Dataset, Policy, make_policy
 from ..data.episode import Episode
 from ..data.policies import Random, StickyRandom
-from ..errors import SpecError
+from ..errors import ArenaError, SpecError
 from ..spec import WorldSpec
 
 POLICY = "sticky-random"  # the recorder's default
@@ -257,7 +258,8 @@ def _fill(
     truth.seeds[row] = truth.groups[row] = seed
     if fork and state is not None and truth.twin is not None and truth.twin_length is not None:
         fork.restore(state)
-        fork.reseed(seed ^ 0x5EED)
+        with contextlib.suppress(ArenaError):  # chance that cannot be drawn anew counts against no twin
+            fork.reseed(seed ^ 0x5EED)
         twin = _play(env, native[truth.context :])
         truth.stepped += len(twin.frames)
         truth.twin_length[row] = len(twin.frames)
