@@ -496,8 +496,7 @@ def test_crafter_goes_on_out_of_view() -> None:
     for seed in range(6):
         fork.restore(state)
         fork.reseed(seed)
-        for _ in range(8):
-            step = env.step(0)
+        step = [env.step(0) for _ in range(8)][-1]
         maps.append(step[4]["semantic"].tobytes())
         shown.append(step[0].tobytes())
     assert len(set(maps)) == 6
@@ -589,7 +588,7 @@ def test_a_forward_pass_changes_the_warm_start() -> None:
     import mujoco
 
     core: Any = env.unwrapped
-    simulator: Any = arenas.metaworld.MetaWorldSimulator(core)
+    simulator: Any = arenas.manipulation.MetaWorldSimulator(core)
     state, kind = simulator._physics(), mujoco.mjtState.mjSTATE_INTEGRATION
     mujoco.mj_setState(core.model, core.data, state, kind)
     mujoco.mj_forward(core.model, core.data)
@@ -604,7 +603,7 @@ def test_resets_of_a_task_follow_their_seed_and_its_numbers_its_physics() -> Non
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     fork = fork_of(env)
-    goal = np.array(fork.quantities()["goal"]) + [0.05, 0.0, 0.0]
+    goal = np.array(fork.quantities()["goal"]) + np.array([0.05, 0.0, 0.0])
     assert np.array_equal(fork.intervene("goal", goal)[-3:], goal)
     with pytest.raises(UnknownName, match="push-v3"):
         opened(("terrella/MetaWorld-v0", {"task": "psh-v3"}, False, {}))

@@ -1,20 +1,20 @@
 """Environments, made in one way, described as data, and (where the simulator can) saved and restored exactly."""
 
-from . import (
+from . import (  # noqa: F401 - they register adapters and ids; no simulator is imported
     ale,
     blocks,
     chaos,
     classic,
     crafter,
+    doom,
     highway,
-    metaworld,
+    manipulation,
     minigrid,
-    miniworld,
     procgen,
     pucks,
+    rooms,
     sprites,
-    vizdoom,
-)  # noqa: F401 - they register adapters and ids; no simulator is imported
+)
 from .base import Forkable, Simulator, adapter, list_arenas
 from .describe import describe
 from .fork import forkable

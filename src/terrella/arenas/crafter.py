@@ -14,6 +14,8 @@ Ref: Hafner, 2021, arXiv 2109.06780.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections import defaultdict
 from typing import Any
 
@@ -254,8 +256,9 @@ def _described(thing: Any) -> tuple[str, dict[str, Any]]:
 
 def _import() -> Any:
     try:
-        import crafter
-        import crafter.objects
+        with contextlib.redirect_stderr(io.StringIO()):  # Gymnasium's predecessor, where installed, prints a notice
+            import crafter
+            import crafter.objects
     except ModuleNotFoundError as error:
         raise missing_extra("crafter", "arenas-crafter", "the Crafter arena") from error
     return crafter

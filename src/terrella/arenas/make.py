@@ -16,7 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from ..config import to_json
 from ..errors import ArenaError, did_you_mean, missing_extra
 from ..spec import EnvSpec
-from . import highway, miniworld, procgen, vizdoom
+from . import doom, highway, procgen, rooms
 from .wrappers import ArenaEnv, FrameSkip, Pixels, Resize, final_frames
 
 log = logging.getLogger("terrella.arenas")
@@ -53,8 +53,8 @@ _PACKAGES = {
     "ALE/": _Package("ale_py"),
     "MiniGrid-": _Package("minigrid"),
     "BabyAI-": _Package("minigrid"),
-    "MiniWorld-": _Package("miniworld", "arenas-3d", miniworld.without_screen, miniworld.settled),
-    "Vizdoom": _Package("vizdoom.gymnasium_wrapper", "arenas-doom", settled=vizdoom.settled),
+    "MiniWorld-": _Package("miniworld", "arenas-3d", rooms.without_screen, rooms.settled),
+    "Vizdoom": _Package("vizdoom.gymnasium_wrapper", "arenas-doom", settled=doom.settled),
     **{f"{road}-": _HIGHWAY for road in _ROADS},
 }
 _UNPREFIXED = ("ale_py", "minigrid")  # packages with ids of no common beginning: older Atari ids

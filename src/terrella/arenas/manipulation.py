@@ -3,7 +3,7 @@
 A state is MuJoCo's integration state (positions, velocities, actuation, the solver's warm start), the parts of the
 model that a reset moves, and the numbers that the task keeps in Python. Setting it takes a forward pass, which changes
 the warm start, so it is set twice. The pictures leave out shadows, reflections and multisampling, which would take most
-of the time on a processor. Where there is no display, set `MUJOCO_GL=egl` (or osmesa) before anything imports MuJoCo.
+of the time on a processor. Where there is no display, EGL draws them unless the variable `MUJOCO_GL` says otherwise.
 
 Ref: Yu et al., 2019, arXiv 1910.10897; McLean et al., 2025, arXiv 2505.11289 (the package's version 3).
 """
