@@ -1,15 +1,32 @@
 """Environments, made in one way, described as data, and (where the simulator can) saved and restored exactly."""
 
-from . import ale, blocks, classic, minigrid, physics, procgen, sprites  # noqa: F401 - they register adapters and ids; no simulator is imported
+from . import (  # noqa: F401 - they register adapters and ids; no simulator is imported
+    ale,
+    blocks,
+    chaos,
+    classic,
+    crafter,
+    doom,
+    highway,
+    manipulation,
+    minigrid,
+    physics,
+    procgen,
+    pucks,
+    rooms,
+    sprites,
+)
 from .base import Forkable, Simulator, adapter, list_arenas
 from .describe import describe
 from .fork import forkable
 from .make import make
+from .quantity import Quantity
 from .sprites import black_mse
 from .streams import streams, to_streams
 
 __all__ = [
     "Forkable",
+    "Quantity",
     "Simulator",
     "adapter",
     "black_mse",

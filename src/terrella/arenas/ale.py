@@ -14,6 +14,7 @@ import gymnasium as gym
 
 from ..errors import ArenaError
 from .base import Simulator, adapter, comes_from
+from .quantity import Quantity
 
 _IDLE = 0
 
@@ -49,3 +50,11 @@ class AleSimulator(Simulator):
         for _ in range(2):
             ale.act(_IDLE)
         ale.restoreState(emulator)
+
+    def quantities(self) -> dict[str, Quantity]:
+        """The console's 128 bytes of memory, and the lives left."""
+        drawn = "the screen is drawn from the memory by the program itself, while it runs, and would show the old state"
+        return {
+            "memory": Quantity("bytes", self.env.ale.getRAM, fixed=drawn),
+            "lives": Quantity("lives", self.env.ale.lives, fixed=drawn),
+        }

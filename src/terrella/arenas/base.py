@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import gymnasium as gym
 
 from ..errors import ArenaError
+from .quantity import Quantity, Value
 
 S = TypeVar("S", bound="type[Simulator]")
 
@@ -53,12 +54,30 @@ class Forkable(Protocol):
     def reseed(self, seed: int) -> None:
         """Replace the random stream that decides the future; what has happened stays.
 
-        Equal state, seed and actions give equal futures. Changes nothing where the simulator has no chance.
+        Equal state, seed and actions give equal futures. Changes nothing where the simulator has no chance. Raises
+        `ArenaError` where it has chance that cannot be drawn anew (ViZDoom).
         """
         ...
 
     def last_observation(self) -> Any:
-        """Return the observation of the last reset, step or restore, in the environment's own form."""
+        """Return the observation of the last reset, step, restore or intervention, in the environment's own form."""
+        ...
+
+    def quantities(self) -> dict[str, Value]:
+        """Return the true state as far as it has names: name -> number or array (see `Quantity`); may be empty."""
+        ...
+
+    def units(self) -> dict[str, str]:
+        """Return the unit of each quantity, by the same names."""
+        ...
+
+    def intervene(self, name: str, value: Any) -> Any:
+        """Set one quantity, leave everything else as it is, and return what is now observed.
+
+        Random streams are untouched: the future differs by the consequences of the change alone. What the actions
+        since the last reset earned stays. Raises `UnknownName` with the nearest names, `ArenaError` when the quantity
+        cannot be set or not to this value; then nothing has changed.
+        """
         ...
 
 
@@ -96,6 +115,17 @@ class Simulator(ABC):
     def reseed(self, seed: int) -> None:
         """Reseed random streams of the simulator's own, if it has any besides `env.np_random`."""
         del seed
+
+    def quantities(self) -> dict[str, Quantity]:
+        """Return the named quantities of the current state; none unless an adapter knows them."""
+        return {}
+
+    def observe(self) -> Any:
+        """Return the innermost environment's observation of the current state, without a step.
+
+        Needed where a quantity can be set; must not draw from any random stream that the future depends on.
+        """
+        raise ArenaError(f"{type(self.env).__name__} cannot be looked at without a step.")
 
 
 _ADAPTERS: dict[str, type[Simulator]] = {}

@@ -27,6 +27,7 @@ from gymnasium import spaces
 from ..errors import ArenaError
 from ..spec import Motion
 from .base import Simulator, adapter
+from .quantity import Quantity, attribute
 from .stage import STEPS, Scene, Thing, check_installed, draw
 
 TURN_LEFT, TURN_RIGHT, FORWARD, NOOP = range(4)
@@ -199,6 +200,21 @@ class BlocksSimulator(Simulator):
             raise ArenaError(f"this state is of a block world with {state['made_of']}; here it is {self._made_of()}.")
         for name, value in state["values"].items():
             setattr(self.env, name, value)
+
+    def quantities(self) -> dict[str, Quantity]:
+        """Places of the viewer `(2,)` and the blocks `(n, 2)`, heading, velocities and colours (as in `COLOURS`)."""
+        env, last = self.env, self.env.room - 1
+        return {
+            "agent": attribute(env, "_agent", "m", low=1, high=last),
+            "heading": attribute(env, "_heading", "quarter turns", low=0, high=3),
+            "positions": attribute(env, "_positions", "m", low=0, high=last + 1),
+            "velocities": attribute(env, "_velocities", "m/step", low=-1, high=1),
+            "colours": attribute(env, "_colours", "places in COLOURS", low=0, high=len(COLOURS) - 1),
+        }
+
+    def observe(self) -> np.ndarray:
+        """Return what the viewer sees."""
+        return self.env._look()
 
     def _made_of(self) -> dict[str, Any]:
         return {name: getattr(self.env, name) for name in ("room", "view", "count", "static", "textured")}

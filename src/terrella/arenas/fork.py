@@ -12,6 +12,7 @@ from ..config import to_json
 from ..errors import ArenaError
 from .base import Forkable, Simulator, find_adapter
 from .graph import assign, attributes, pack, unpack
+from .quantity import Value, set_quantity
 from .wrappers import ArenaEnv, find_arena
 
 
@@ -69,14 +70,46 @@ class Fork:
 
     def reseed(self, seed: int) -> None:
         """Replace the random stream that decides the future."""
+        before = self._core._np_random, self._core._np_random_seed
         self._core._np_random, self._core._np_random_seed = seeding.np_random(seed)
-        self._simulator.reseed(seed)
+        try:
+            self._simulator.reseed(seed)
+        except ArenaError:
+            self._core._np_random, self._core._np_random_seed = before
+            raise
 
     def last_observation(self) -> Any:
         """Return the observation of the last reset, step or restore."""
         if self._arena.last_observation is None:
             raise ArenaError("this environment was never reset, so there is no state yet; call reset() first.")
         return self._arena.last_observation
+
+    def quantities(self) -> dict[str, Value]:
+        """Return the named quantities of the true state."""
+        self.last_observation()
+        return {name: quantity.value() for name, quantity in self._simulator.quantities().items()}
+
+    def units(self) -> dict[str, str]:
+        """Return the unit of each quantity."""
+        self.last_observation()
+        return {name: quantity.unit for name, quantity in self._simulator.quantities().items()}
+
+    def intervene(self, name: str, value: Any) -> Any:
+        """Set one quantity and return what is now observed."""
+        self.last_observation()
+        for layer in self._layers:  # before anything is changed
+            if not isinstance(layer, gym.ObservationWrapper) and layer.observation_space != layer.env.observation_space:
+                raise ArenaError(
+                    f"the wrapper {type(layer).__name__} makes observations out of steps, so what it would show after "
+                    "an intervention is unknown. Build it as a gymnasium.ObservationWrapper, or leave it out."
+                )
+        set_quantity(self._simulator.quantities(), name, value)
+        observation = self._simulator.observe()
+        for layer in reversed(self._layers):
+            if isinstance(layer, gym.ObservationWrapper):
+                observation = layer.observation(observation)
+        self._arena.last_observation = observation
+        return observation
 
     def _check(self, header: Mapping[str, Any]) -> None:
         for key, what in (("arena", "simulator"), ("env", "environment"), ("layers", "stack of wrappers")):

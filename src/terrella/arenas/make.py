@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,12 +16,48 @@ from gymnasium.envs.registration import load_env_creator
 from ..config import to_json
 from ..errors import ArenaError, did_you_mean, missing_extra
 from ..spec import EnvSpec
-from . import procgen
+from . import doom, highway, procgen, rooms
 from .wrappers import ArenaEnv, FrameSkip, Pixels, Resize, final_frames
 
 log = logging.getLogger("terrella.arenas")
-# Beginning of an id -> the package whose import registers it.
-_PACKAGES = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A package whose import registers environments, and the extra that brings it.
+
+    before: what must happen before it is imported. settled: what makes one of its environments fit for exact forks.
+    """
+
+    name: str
+    extra: str = "arenas"
+    before: Callable[[], None] | None = None
+    settled: Callable[[gym.Env], gym.Env] | None = None
+
+
+_HIGHWAY = _Package("highway_env", "arenas-driving", settled=highway.settled)
+_ROADS = (
+    "exit",
+    "highway",
+    "intersection",
+    "lane-keeping",
+    "merge",
+    "parking",
+    "racetrack",
+    "roundabout",
+    "two-way",
+    "u-turn",
+)
+# Beginning of an id -> its package.
+_PACKAGES = {
+    "ALE/": _Package("ale_py"),
+    "MiniGrid-": _Package("minigrid"),
+    "BabyAI-": _Package("minigrid"),
+    "MiniWorld-": _Package("miniworld", "arenas-3d", rooms.without_screen, rooms.settled),
+    "Vizdoom": _Package("vizdoom.gymnasium_wrapper", "arenas-doom", settled=doom.settled),
+    **{f"{road}-": _HIGHWAY for road in _ROADS},
+}
+_UNPREFIXED = ("ale_py", "minigrid")  # packages with ids of no common beginning: older Atari ids
 
 
 def make(
@@ -97,10 +133,13 @@ def _create(spec: EnvSpec, render_mode: str | None, typed: bool) -> tuple[gym.En
         kwargs = {"repeat_action_probability": 0.0, **kwargs}
     try:
         mode = {"render_mode": render_mode} if render_mode in _render_modes(registered) else {}
-        return gym.make(spec.id, disable_env_checker=True, **mode, **kwargs), replace(spec, kwargs=kwargs)
+        env = gym.make(spec.id, disable_env_checker=True, **mode, **kwargs)
+        settled = package.settled if (package := _package(spec.id)) else None
+        return settled(env) if settled else env, replace(spec, kwargs=kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         log.debug("making %s failed", spec.id, exc_info=True)
-        raise missing_extra(getattr(error, "name", None) or _last_line(error), "arenas", spec.id) from error
+        extra = package.extra if (package := _package(spec.id)) else "arenas"
+        raise missing_extra(getattr(error, "name", None) or _last_line(error), extra, spec.id) from error
     except (gym.error.Error, TypeError, ValueError, AssertionError, OSError) as error:
         raise ArenaError(f"cannot make {spec.id} with {kwargs}: {_last_line(error)}") from error
 
@@ -113,7 +152,7 @@ def _find(name: str, typed: bool) -> Any:
             f"environment {name!r} names a module to import, and a recorded file must not choose code to run. "
             f"If you trust it, import {module} yourself first."
         )
-    package = next((p for start, p in _PACKAGES.items() if name.startswith(start)), None)
+    package = _package(name)
     if package:
         _import(package, name)
     if colon:
@@ -123,19 +162,25 @@ def _find(name: str, typed: bool) -> Any:
             raise ArenaError(f"cannot import {module!r} for environment {name!r}: {error}.") from error
     bare = name[len(module) + len(colon) :]
     if bare not in gym.registry:
-        for other in dict.fromkeys(_PACKAGES.values()):  # older Atari ids have no prefix
+        for other in _UNPREFIXED:
             if _available(other):
-                _import(other, name)
+                _import(_Package(other), name)
     if bare not in gym.registry:
         raise did_you_mean(name, [*gym.registry, *(f"procgen/{game}" for game in procgen.GAMES)], "environment")
     return gym.registry[bare]
 
 
-def _import(package: str, what: str) -> None:
+def _package(name: str) -> _Package | None:
+    return next((package for start, package in _PACKAGES.items() if name.startswith(start)), None)
+
+
+def _import(package: _Package, what: str) -> None:
     try:
-        importlib.import_module(package)
+        if package.before:
+            package.before()
+        importlib.import_module(package.name)
     except ModuleNotFoundError as error:
-        raise missing_extra(error.name or package, "arenas", what) from error
+        raise missing_extra(error.name or package.name, package.extra, what) from error
 
 
 def _available(package: str) -> bool:

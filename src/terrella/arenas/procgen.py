@@ -29,6 +29,7 @@ from gymnasium import spaces
 
 from ..errors import ArenaError, did_you_mean, missing_extra
 from .base import Simulator, adapter
+from .quantity import Quantity
 
 GAMES = (
     "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
@@ -219,6 +220,14 @@ class ProcgenSimulator(Simulator):
         native = self.env._native
         data = native.callmethod("get_state")[0]
         native.callmethod("set_state", [_Layout.of(data).with_random(data, seed)])
+
+    def quantities(self) -> dict[str, Quantity]:
+        """Level and steps; the rest of a game is in the native state, whose parts have no names."""
+        fixed = "a level is drawn as a whole; reset(options={'level': n}) plays another"
+        return {
+            "level": Quantity("number of the level", lambda: self.env._level, fixed=fixed),
+            "elapsed": Quantity("steps", lambda: self.env._elapsed, fixed="the native game counts for itself"),
+        }
 
 
 @dataclass(frozen=True)

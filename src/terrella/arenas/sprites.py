@@ -34,6 +34,7 @@ from PIL import Image
 from ..errors import ArenaError, missing_extra
 from ..spec import Motion
 from .base import Simulator, adapter
+from .quantity import Quantity, attribute
 
 PRESETS: dict[str, dict[str, int]] = {
     "Sprites": {},
@@ -220,6 +221,20 @@ class SpriteSimulator(Simulator):
             raise ArenaError("this state belongs to a sprite world of other sizes or images; make that one again.")
         for name, value in state["values"].items():
             setattr(self.env, name, value)
+
+    def quantities(self) -> dict[str, Quantity]:
+        """Places of the camera `(2,)` and the sprites `(count, 2)`, their velocities, and which image each shows."""
+        env, last = self.env, self.env.world - 1
+        return {
+            "camera": attribute(env, "_camera", "pixels", low=0, high=last),
+            "positions": attribute(env, "_positions", "pixels", low=0, high=last),
+            "velocities": attribute(env, "_velocities", "pixels/step", low=-last, high=last),
+            "images": attribute(env, "_images", "places in the bank", low=0, high=len(env.bank) - 1),
+        }
+
+    def observe(self) -> np.ndarray:
+        """Return the view, which does not count as seen."""
+        return self.env.view_with(self.env._positions)
 
     def _made_of(self) -> str:
         env = self.env

@@ -7,6 +7,7 @@ from the live simulator, so that restoring itself cannot be mistaken for chance.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 from .. import actions as codec
 from ..data import Dataset, Policy
 from ..data.episode import Episode
-from ..errors import SpecError
+from ..errors import ArenaError, SpecError
 from ..spec import WorldSpec
 from .moments import POLICY, SEED_TAG, Stage, held_out_seeds
 
@@ -190,7 +191,9 @@ def _fill(truth: Truth, row: int, stage: Stage, marks: Sequence[int], lead: int)
     truth.seeds[row] = truth.groups[row] = moment.seed
     if truth.twin is None or truth.twin_length is None:
         return
-    stage.restore(moment, chance=moment.seed ^ 0x5EED)
+    stage.restore(moment)
+    with contextlib.suppress(ArenaError):  # chance that cannot be drawn anew counts against no twin
+        stage.restore(moment, chance=moment.seed ^ 0x5EED)
     twin = stage.play(moment.actions[context:])
     truth.stepped += len(twin.frames)
     truth.twin_length[row] = len(twin.frames)
