@@ -19,8 +19,9 @@ import numpy as np
 import terrella
 from terrella.data import Dataset
 from terrella.evaluation.provenance import commit, hardware
+from terrella.planning import Task
 
-__all__ = ["arguments", "commit", "hardware", "in_turns", "median", "ratio", "recorded", "write_json"]
+__all__ = ["arguments", "commit", "hardware", "in_turns", "median", "ratio", "recorded", "task_data", "write_json"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,6 +45,16 @@ def recorded(env: str, steps: int, out: Path, **how: Any) -> Dataset:
     if (path / "dataset.json").exists():
         return Dataset(path)
     return terrella.record(env, path, steps=steps, **how)
+
+
+def task_data(name: str, task: Task, out: Path, steps: int | None = None) -> Dataset:
+    """Record for a task of `terrella.planning.TASKS` once, into a folder of its name and size under `out`."""
+    steps = steps or task.steps
+    path = out / "data" / f"{name}-{steps}"
+    if (path / "dataset.json").exists():
+        return Dataset(path)
+    how = {"policy": task.policy, "max_episode_steps": task.episode}
+    return terrella.record(task.env, path, steps=steps, seed=0, progress=False, **how)
 
 
 def write_json(result: dict[str, Any], path: Path | None = None, *, seeds: Any = None) -> None:

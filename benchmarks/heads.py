@@ -26,21 +26,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import recorded, write_json
-from planning import TASKS, Task, play, scored
+from common import task_data, write_json
 
 import terrella
-from terrella.arenas import describe, make
+from terrella.arenas import describe
 from terrella.data import Dataset
 from terrella.engine import Engine, Trail
 from terrella.evaluation.stats import auroc, bootstrap
 from terrella.heads.recordings import SEEN, Recordings, dreamed
-from terrella.planning import Controller, Energy, Future, Return, Value, make_planner
+from terrella.planning import TASKS, Controller, Energy, Future, Return, Task, Value, begin, make_planner, play
+from terrella.trials import figures
 from terrella.world import World
 
 KINDS = ("value", "policy", "inverse", "energy")
@@ -50,7 +51,7 @@ RULES = ("cost", "mean", "inverse", "energy", "disagreement")
 
 def prepared(name: str, task: Task, seed: int, options: argparse.Namespace) -> tuple[World, Dataset]:
     """The world of a task with its heads; what is missing is trained and fitted."""
-    data = recorded(task.env, options.record or task.steps, options.out, seed=0, max_episode_steps=task.limit)
+    data = task_data(name, task, options.out, options.record)
     path = options.out / f"{name}-{seed}-{options.train}-{options.preset}-heads-{options.fit}"
     if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
         world = World.load(path)
@@ -65,9 +66,9 @@ def prepared(name: str, task: Task, seed: int, options: argparse.Namespace) -> t
 def control(name: str, task: Task, seed: int, world: World, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of control in the true environment."""
     engine = Engine(world, recall=RECALL)
-    envs = [make(task.env) for _ in range(options.episodes)]
+    envs = [task.make() for _ in range(options.episodes)]
     spec, rows = describe(envs[0]), []
-    seeds = [int(s) for s in np.random.SeedSequence([0x4EAD, seed]).generate_state(options.episodes, np.uint32) >> 1]
+    starts = [begin(task, env, 100_003 * seed + b) for b, env in enumerate(envs)]
     budget, short = options.rollouts * options.horizon * engine.steps, options.horizon
     value = Return(task.discount) + Value(world.head("value"), task.discount)
     alone, sample = Return(task.discount), {"candidates": max(4, options.rollouts // 3), **task.settings}
@@ -87,10 +88,10 @@ def control(name: str, task: Task, seed: int, world: World, options: argparse.Na
             continue
         made = make_planner(planner, horizon=horizon, **settings)
         actor = Controller(engine, objective, made, budget_steps=budget, execute=options.execute, seed=seed)
-        episodes = play(task, spec, envs, seeds, actor)
+        episodes = play(task, spec, envs, starts, actor)
         about = {"task": name, "seed": seed, "what": what, "arm": arm, "horizon": horizon, "model_steps": budget}
-        figures = {k: v for k, v in scored(task, episodes).items() if k not in ("imagined", "realised")}
-        rows.append({**about, **figures})
+        found = {k: v for k, v in figures(task, episodes, horizon).items() if k not in ("imagined", "realised")}
+        rows.append({**about, **found})
         print(json.dumps({k: v for k, v in rows[-1].items() if k not in ("returns", "lengths")}), file=sys.stderr)
     for env in envs:
         env.close()
@@ -213,7 +214,7 @@ def main() -> None:
     for name in options.tasks:
         for seed in options.seeds:
             task = TASKS[name]
-            task = Task(**{**vars(task), "limit": options.limit or task.limit})
+            task = replace(task, limit=options.limit or task.limit)
             world, data = prepared(name, task, seed, options)
             if "know" in options.what:
                 held = Recordings.of(world, data, "held_out")

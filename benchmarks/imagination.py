@@ -13,10 +13,12 @@ actions. Recordings and worlds are kept in `--out` and not made again. One row a
 | key | meaning |
 |---|---|
 | `data` | what was recorded: `random`, `mixed`, or `none` |
-| `learner` | `random`; `recorded`, what the recordings themselves brought; `clone`, `clone-best`; `imagined`; `true`; |
-| | `true-long`, PPO in the true environment with as many steps as were imagined |
+| `learner` | `random`; `recorded`, what the recordings themselves brought; `clone`, `clone-best`; `imagined`, where |
+| | episodes end that leave the recordings, and `imagined-anywhere`, where they do not; `true`; `true-long`, PPO in |
+| | the true environment with as many steps as were imagined |
 | `true_steps`, `imagined_steps` | transitions it learned from, of each kind |
 | `return`, `return_interval` | mean over episodes of the undiscounted return, with its bootstrap 95 % interval |
+| `cpu_seconds` | of one processor, for learning and being judged; a world's own training is in its `world.json` |
 | `promised` | mean return of the last imagined episodes, each cut after `horizon` steps |
 | `returns` | raw values, an episode each |
 
@@ -121,9 +123,11 @@ def in_truth(
         envs.close()
 
 
-def imagine(task: Task, world: World, data: Dataset, steps: int, seed: int, options: argparse.Namespace) -> Any:
+def imagine(
+    task: Task, world: World, data: Dataset, steps: int, seed: int, options: argparse.Namespace, within: Dataset | None
+) -> LearnedPolicy:
     """PPO in a world."""
-    how = {"num_envs": options.sessions, "max_episode_steps": task.horizon, "network": task.network}
+    how = {"num_envs": options.sessions, "max_episode_steps": task.horizon, "network": task.network, "within": within}
     return learn(world, steps=steps, starts=beginnings(data), seed=seed, settings=task.settings, **how)
 
 
@@ -169,44 +173,45 @@ def policies(name: str, task: Task, seed: int, options: argparse.Namespace) -> I
     true_steps, imagined = options.record or task.record, options.imagined
 
     def row(data: str, learner: str, steps: tuple[int, int], policy: Any, began: float, **more: Any) -> dict[str, Any]:
-        seconds = round(time.perf_counter() - began, 1)
+        seconds = round(time.process_time() - began, 1)
         if isinstance(policy, np.ndarray):
             found = policy
         else:
             found = returns(policy, task.env, episodes=options.episodes, seed=seed)
         about = {"task": name, "seed": seed, "data": data, "learner": learner}
-        price = {"true_steps": steps[0], "imagined_steps": steps[1], "seconds": seconds}
+        price = {"true_steps": steps[0], "imagined_steps": steps[1], "cpu_seconds": seconds}
         return show({**about, **price, **scored(found), **more})
 
-    began = time.perf_counter()
+    began = time.process_time()
     yield row("none", "random", (0, 0), None, began)
     for learner, steps, sessions in (("true", true_steps, None), ("true-long", imagined, options.sessions)):
-        began = time.perf_counter()
+        began = time.process_time()
         yield row("none", learner, (steps, 0), in_truth(task, steps, seed, sessions=sessions), began)
     for kind in options.data:
         data = recordings(name, task, kind, seed, options)
-        yield row(kind, "recorded", (0, 0), data.returns, time.perf_counter())
+        yield row(kind, "recorded", (0, 0), data.returns, time.process_time())
         for learner, share in (("clone", 1.0), ("clone-best", 0.2)):
-            began = time.perf_counter()
-            yield row(kind, learner, (true_steps, 0), clone(data, best=share, seed=seed), began)
-        began = time.perf_counter()
+            began = time.process_time()
+            yield row(kind, learner, (true_steps, 0), clone(data, steps=2000, best=share, seed=seed), began)
         world = trained(data, seed, options)
-        policy = imagine(task, world, data, imagined, seed, options)
-        curve = policy.record["curve"]
-        about = {"promised": curve[-1][1], "horizon": task.horizon, "curve": curve[:: max(1, len(curve) // 12)]}
-        yield row(kind, "imagined", (true_steps, imagined), policy, began, **about)
+        for learner, within in (("imagined", data), ("imagined-anywhere", None)):
+            began = time.process_time()
+            policy = imagine(task, world, data, imagined, seed, options, within)
+            curve = policy.record["curve"]
+            about = {"promised": curve[-1][1], "horizon": task.horizon, "curve": curve[:: max(1, len(curve) // 12)]}
+            yield row(kind, learner, (true_steps, imagined), policy, began, **about)
 
 
 def turns(name: str, task: Task, seed: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of `dyna`: the return after so many true steps, with the world and without, until the goal is reached."""
 
     def row(learner: str, steps: int, policy: LearnedPolicy, began: float) -> dict[str, Any]:
-        seconds = round(time.perf_counter() - began, 1)
+        seconds = round(time.process_time() - began, 1)
         found = returns(policy, task.env, episodes=options.episodes, seed=seed)
-        about = {"task": name, "seed": seed, "learner": learner, "true_steps": steps, "seconds": seconds}
+        about = {"task": name, "seed": seed, "learner": learner, "true_steps": steps, "cpu_seconds": seconds}
         return show({**about, "goal": task.goal, "reached": bool(found.mean() >= task.goal), **scored(found)})
 
-    began, folder = time.perf_counter(), options.out / f"dyna-{name}-{seed}"
+    began, folder = time.process_time(), options.out / f"dyna-{name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # rounds go on from what is there
     learning = {"num_envs": options.sessions, "max_episode_steps": task.horizon, "settings": task.settings}
     training = {"budget": options.train, "config": PARTS, "training": RECIPE, "device": "cpu"}
@@ -217,13 +222,14 @@ def turns(name: str, task: Task, seed: int, options: argparse.Namespace) -> Iter
         imagined=options.imagined_a_round,
         seed=seed,
         training=training,
+        reach=2.0,
         learning={**learning, "network": task.network},
     ):
         found = row("dyna", turn.data.steps, turn.policy, began)
         yield found
         if found["reached"]:
             break
-    began, policy, steps = time.perf_counter(), None, 0
+    began, policy, steps = time.process_time(), None, 0
     judged = [*np.cumsum(options.rounds).tolist(), *(sum(options.rounds) * 2**k for k in range(1, 6))]
     for wanted in judged:
         policy = in_truth(task, wanted - steps, seed + steps, policy=policy)
@@ -244,10 +250,10 @@ def main() -> None:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of recordings, worlds, learners, judges"
     )
     parser.add_argument("--episodes", type=int, default=50, help="judged, of each policy (default 50)")
-    parser.add_argument("--imagined", type=int, default=200_000, help="imagined transitions (default 200,000)")
+    parser.add_argument("--imagined", type=int, default=100_000, help="imagined transitions (default 100,000)")
     parser.add_argument("--sessions", type=int, default=64, help="imagined side by side (default 64)")
     parser.add_argument(
-        "--train", default="1000steps", help="training of each world: 1000steps, 90s (default 1000steps)"
+        "--train", default="1000steps", help="training of each world: 1000steps, 90s (default 500steps)"
     )
     parser.add_argument("--record", type=int, help="transitions to record (default: the task's)")
     parser.add_argument("--weak", type=int, help="true steps of the weak policy (default: the task's)")

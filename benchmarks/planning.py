@@ -37,11 +37,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from common import write_json
+from common import task_data, write_json
 
 import terrella
 from terrella.arenas import describe
-from terrella.data import Dataset
 from terrella.engine import Engine
 from terrella.errors import ConfigError
 from terrella.files import atomic
@@ -104,13 +103,9 @@ def trained(name: str, task: Task, seed: int, options: argparse.Namespace) -> Wo
     path = options.out / "worlds" / f"{name}-{seed}-{options.train}-{preset}-{decoder}"
     if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
         return World.load(path, options.device or "cpu")
-    steps = options.record or task.steps
-    data = options.out / "data" / f"{name}-{steps}"
-    if not (data / "dataset.json").exists():
-        how = {"policy": task.policy, "max_episode_steps": task.episode}
-        terrella.record(task.env, data, steps=steps, seed=0, progress=False, **how)
+    data = task_data(name, task, options.out, options.record)
     settings = {"budget": options.train, "preset": preset, "decoder": decoder, "seed": seed, "device": options.device}
-    return terrella.train(Dataset(data), path, progress=False, **settings)
+    return terrella.train(data, path, progress=False, **settings)
 
 
 class Bench:

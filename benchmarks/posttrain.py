@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import recorded, write_json
-from planning import TASKS
+from common import task_data, write_json
 
 import terrella
+from terrella.planning import TASKS
 from terrella.training import posttrain
 from terrella.world import World
 
@@ -43,7 +43,7 @@ def main() -> None:
     rows = []
     for name in options.tasks:
         task = TASKS[name]
-        data = recorded(task.env, options.record or task.steps, options.out, seed=0, max_episode_steps=task.limit)
+        data = task_data(name, task, options.out, options.record)
         for decoder in options.decoders:
             for seed in options.seeds:
                 path = options.out / f"{name}-{seed}-{options.train}-{options.preset}-{decoder}"

@@ -25,7 +25,7 @@ def main(
     data = terrella.record("CartPole-v1", f"{folder}/data", steps=steps, policy="random")
     world = terrella.train(data, folder, budget=budget, preset=preset)
     print(f"true return at random: {returns(None, 'CartPole-v1', episodes=episodes).mean():.1f}")
-    policy = learn(world, starts=beginnings(data), steps=dreamed)
+    policy = learn(world, starts=beginnings(data), within=data, steps=dreamed)
     policy.save(f"{folder}/policy")
     print(f"true return after {dreamed} dreamed steps: {returns(policy, episodes=episodes).mean():.1f}")
     return policy

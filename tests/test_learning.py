@@ -24,7 +24,17 @@ from terrella.actions import width
 from terrella.arenas import describe, make
 from terrella.data import Dataset, record
 from terrella.errors import ActionError, ConfigError, MissingExtra, SpecError, StateError, UnknownName, WorldError
-from terrella.learning import LearnedPolicy, NetworkConfig, beginnings, clone, dyna, learn, returns, true_envs
+from terrella.learning import (
+    LearnedPolicy,
+    NetworkConfig,
+    Support,
+    beginnings,
+    clone,
+    dyna,
+    learn,
+    returns,
+    true_envs,
+)
 from terrella.learning.sb3 import VecEnvAdapter
 from terrella.training.presets import TrainingConfig
 from terrella.vector_env import WorldVectorEnv
@@ -206,6 +216,42 @@ def test_without_the_package_its_extra_is_named(cartpole_world: World, monkeypat
         import terrella.learning.sb3  # noqa: F401
 
 
+def test_an_episode_ends_where_recordings_do(cartpole_world: World, cartpole_data: Dataset):
+    support = Support(cartpole_data, reach=1.0)
+    seen = cartpole_data.episode(0).observations["vector"]
+    far = np.array([[9.0, 0, 0, 0]], np.float32)
+    assert support({"vector": np.concatenate([seen[:4], far])}).tolist() == [False] * 4 + [True]
+    alone = np.abs((far - np.concatenate([e.observations["vector"] for e in cartpole_data])) / support.scale)
+    assert support.distance(far) >= np.sqrt((alone**2).sum(1)).min() - 1e-4
+    assert support.price(0.9) == 0.0  # balancing pays 1 a step, so to end is to lose that
+    settings: Any = {"autoreset_mode": "SameStep", "max_episode_steps": 9}
+    free = WorldVectorEnv(cartpole_world, 3, **settings)
+    first = np.array([True, False, False])
+    bound = WorldVectorEnv(cartpole_world, 3, halt=lambda _: first, halt_reward=-7, **settings)
+    for envs in (free, bound):
+        envs.reset(seed=0)
+    (_, reward, over, _, _), (_, paid, halted, _, told) = free.step(np.zeros(3, int)), bound.step(np.zeros(3, int))
+    assert halted.tolist() == [True, *over[1:]]
+    assert np.allclose(paid - reward, [0.0 if over[0] else -7.0, 0, 0])
+    final: Any = told["final_info"]
+    assert bool(final["halted"][0]) != over[0]
+
+
+def test_leaving_costs_the_worst_for_ever(pendulum_data: Dataset, coinrun_data: Dataset, pendulum_world: World):
+    support = Support(pendulum_data)
+    worst = min(e.rewards.min() for e in pendulum_data)
+    assert worst <= support.worst < 0
+    assert support.price(0.9) == pytest.approx(10 * support.worst)
+    how = {**QUICK, "network": NetworkConfig((8,))}
+    free, bound, again = (learn(pendulum_world, steps=64, within=w, **how) for w in (None, support, pendulum_data))
+    assert same(bound, again)
+    assert not same(free, bound)
+    with pytest.raises(SpecError, match="images"):
+        Support(coinrun_data)
+    with pytest.raises(ConfigError, match="reach"):
+        Support(pendulum_data, reach=0)
+
+
 # policies
 
 
@@ -337,7 +383,7 @@ def test_cloning_takes_numbers_too(pendulum_data: Dataset):
 def test_dyna_takes_turns(tmp_path: Path):
     def rounds(name: str) -> list[Any]:
         training = {"budget": "2steps", "preset": "debug", "decoder": "regression", "device": "cpu"}
-        how = {"rounds": (120, 80), "imagined": 32, "training": training, "learning": QUICK, "seed": 4}
+        how = {"rounds": (120, 80), "imagined": 32, "training": training, "learning": QUICK, "seed": 4, "reach": 3.0}
         return list(dyna("CartPole-v1", tmp_path / name, **how))
 
     found = rounds("a")
@@ -379,7 +425,7 @@ def test_a_policy_learned_in_a_dream_balances_a_true_pole(tmp_path: Path):
     parts = WorldConfig(Part("transformer", {"dim": 64, "layers": 2, "heads": 1}), Part("regression"))
     recipe = TrainingConfig(batch=64, tokenizer_share=0.05)
     world = train(data, budget="500steps", config=parts, training=recipe, device="cpu", progress=False)
-    policy = learn(world, starts=beginnings(data), steps=60_000)
+    policy = learn(world, starts=beginnings(data), within=data, steps=60_000)
     found, chance = returns(policy, episodes=30), returns(None, "CartPole-v1", episodes=30)
     assert chance.mean() < 35
-    assert found.mean() > 120
+    assert found.mean() > 300

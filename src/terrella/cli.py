@@ -143,7 +143,8 @@ def learn(
 
     Args:
         world: Folder of a world, or the name of one that ships with the package.
-        data: Dataset whose moments imagined episodes begin at; the few beginnings kept in the world by default.
+        data: Dataset whose moments imagined episodes begin at (and near which they stay, if it is of vectors); the few
+            beginnings kept in the world by default.
         out: Folder for the policy.
         steps: Imagined transitions to learn from.
         algorithm: Who learns: ppo or a2c, of Stable-Baselines3.
@@ -152,6 +153,7 @@ def learn(
         seed: Decides everything that is random.
         device: cpu or cuda.
     """
+    from .data import Dataset
     from .learning import learn as learn_in
     from .learning import returns
     from .world import World
@@ -159,7 +161,10 @@ def learn(
     loaded = World.load(world)
     folder = out or (Path(world) if Path(world).is_dir() else Path("runs") / loaded.name) / "policy"
     how = {"steps": steps, "max_episode_steps": max_episode_steps, "seed": seed, "device": device}
-    policy = learn_in(loaded, algorithm=algorithm, starts=data, **how)
+    near = None
+    if data is not None and all(stream.kind == "vector" for stream in loaded.spec.modelled.values()):
+        near = Dataset(data)
+    policy = learn_in(loaded, algorithm=algorithm, starts=data, within=near, **how)
     policy.save(folder)
     Say.print(f"{policy.record['steps']:,} imagined transitions: {folder}")
     if episodes and loaded.spec.env.id:

@@ -7,7 +7,7 @@ replaced alone: a fresh session takes the place of the old one in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     its action and returns its new beginning with reward 0. `SAME_STEP`: the step that ends it already returns the new
     beginning, and the infos hold `final_obs` and `final_info`.
 
+    halt: where an episode ends besides: a function of the frames seen, stream -> `(num_envs, ...)`, that tells bool
+    `(num_envs,)`. halt_reward: what such an end pays on top. `info["halted"]` tells which ends were of this kind.
+
     reset: `seed` is a number (sub-environment i takes `seed + i`) or one a sub-environment; `options={"start": i}`
     takes one number for all or one each. Rewards are float64 `(num_envs,)`.
 
@@ -50,6 +53,8 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         device: torch.device | str | None = None,
         engine: Mapping[str, Any] | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        halt: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None,
+        halt_reward: float = 0.0,
     ):
         check_options(max_episode_steps, render_mode)
         if num_envs < 1:
@@ -60,6 +65,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.stage = Stage(world, starts, steps, device, engine)
         self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.halt, self.halt_reward = halt, halt_reward
         self.single_observation_space = self.stage.observation_space
         self.single_action_space = self.stage.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -111,6 +117,12 @@ class WorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             reward[~waiting], terminated[~waiting] = frame.reward[~waiting], frame.ended[~waiting]
             told = {"end_probability": frame.terminated} | {k: v for k, v in frame.info.items() if k == "alarm"}
             infos = [{name: float(values[i]) for name, values in told.items()} for i in range(self.num_envs)]
+            if self.halt is not None:
+                halted = self.halt(self._seen) & ~terminated & ~waiting
+                reward[halted] += self.halt_reward
+                terminated |= halted
+                for i, info in enumerate(infos):
+                    info["halted"] = bool(halted[i])
         self._elapsed += 1
         for i, beginning in self._restart(waiting):
             infos[i] = beginning.info

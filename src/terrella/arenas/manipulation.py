@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -48,7 +49,7 @@ class Table(gym.Wrapper):
         return self.env.reset(options=options)
 
 
-def build(task: str = "push-v3", *, view: int = 64, camera: str = "corner2", render_mode: str | None = None) -> gym.Env:
+def build(task: str = "push-v3", *, view: int = 64, camera: str = "corner2", render_mode: Any = None) -> gym.Env:
     """Return a task with its goal in the observation. Actions: `Box(-1, 1, (4,))`, hand motion and gripper.
 
     view: pixels a side of the pictures. camera: one of the model's ("corner", "corner2", "topview", ...). Episodes are
@@ -57,7 +58,7 @@ def build(task: str = "push-v3", *, view: int = 64, camera: str = "corner2", ren
     try:
         if sys.platform == "linux" and not os.environ.get("DISPLAY"):
             os.environ.setdefault("MUJOCO_GL", "egl")
-        import metaworld
+        metaworld: Any = import_module("metaworld")
     except ModuleNotFoundError as error:
         raise missing_extra("metaworld", "arenas-manipulation", "a manipulation arena") from error
     tasks = metaworld.ALL_V3_ENVIRONMENTS
@@ -69,7 +70,7 @@ def build(task: str = "push-v3", *, view: int = 64, camera: str = "corner2", ren
     core.observation_space = core.sawyer_observation_space
     core.model.vis.quality.shadowsize = core.model.vis.quality.offsamples = 0
     if render_mode == "rgb_array":
-        import mujoco
+        mujoco: Any = import_module("mujoco")  # its attributes have no types
 
         scene = core.mujoco_renderer._get_viewer("rgb_array").scn
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
@@ -139,7 +140,7 @@ class MetaWorldSimulator(Simulator):
         self._forward(self._physics())
 
     def _physics(self) -> np.ndarray:
-        import mujoco
+        mujoco: Any = import_module("mujoco")  # its attributes have no types
 
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         state = np.empty(mujoco.mj_stateSize(self.env.model, kind), np.float64)
@@ -148,7 +149,7 @@ class MetaWorldSimulator(Simulator):
 
     def _forward(self, state: np.ndarray) -> None:
         """Set MuJoCo's state, compute what follows from it, and set it again; then show the goals."""
-        import mujoco
+        mujoco: Any = import_module("mujoco")  # its attributes have no types
 
         core, kind = self.env, mujoco.mjtState.mjSTATE_INTEGRATION
         mujoco.mj_setState(core.model, core.data, state, kind)

@@ -6,6 +6,7 @@ the last one. A restored state must therefore bring these derived arrays along.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -34,7 +35,7 @@ class MujocoSimulator(Simulator):
 
     def capture(self) -> dict[str, Any]:
         """Return what decides the future, and what is read before the next step."""
-        import mujoco
+        mujoco: Any = import_module("mujoco")  # its attributes have no types
 
         model, data, kind = self.env.model, self.env.data, mujoco.mjtState.mjSTATE_INTEGRATION
         state = np.empty(mujoco.mj_stateSize(model, kind))
@@ -48,7 +49,7 @@ class MujocoSimulator(Simulator):
 
     def apply(self, state: dict[str, Any]) -> None:
         """Set them; raises `ArenaError` for a state of another model."""
-        import mujoco
+        mujoco: Any = import_module("mujoco")  # its attributes have no types
 
         model, data, kind = self.env.model, self.env.data, mujoco.mjtState.mjSTATE_INTEGRATION
         if state["state"].shape != (mujoco.mj_stateSize(model, kind),):

@@ -20,6 +20,7 @@ from ..training import train
 from ..world import World
 from .imagine import beginnings, learn
 from .policy import LearnedPolicy
+from .support import Support
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def dyna(
     imagined: int = 50_000,
     first: Policy | str = "random",
     context: int = 0,
+    reach: float | None = None,
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
     learning: Mapping[str, Any] | None = None,
@@ -49,14 +51,17 @@ def dyna(
     rounds: true transitions of each. A round records them by the policy of the last one, drawing its actions (by
     `first` in the first round), trains a world on everything recorded so far, and learns on for `imagined` transitions
     in it, from places in the recordings with `context` transitions before. Worlds begin from new weights in each
-    round: later data is not outweighed by what was learned from little, and rounds that double keep that cheap. out:
-    folder for the dataset. training, learning: arguments of `terrella.train` and `learn`.
+    round: later data is not outweighed by what was learned from little, and rounds that double keep that cheap. reach:
+    how far imagined episodes may leave the recordings (see `Support`); None lets them go anywhere. out: folder for the
+    dataset. training, learning: arguments of `terrella.train` and `learn`.
 
     Raises `ConfigError` for no rounds, and what `record`, `train` and `learn` raise.
     """
     if not rounds or min(rounds) < 1:
         raise ConfigError(f"rounds is {tuple(rounds)}; expected at least one round of at least one transition.")
-    return _rounds(env, Path(out), rounds, imagined, first, context, seed, dict(training or {}), dict(learning or {}))
+    return _rounds(
+        env, Path(out), rounds, imagined, first, context, reach, seed, dict(training or {}), dict(learning or {})
+    )
 
 
 def _rounds(
@@ -66,6 +71,7 @@ def _rounds(
     imagined: int,
     first: Policy | str,
     context: int,
+    reach: float | None,
     seed: int,
     training: dict[str, Any],
     learning: dict[str, Any],
@@ -79,5 +85,6 @@ def _rounds(
         if policy is not None:  # the network of the last round goes on
             learning.pop("network", None)
         starts = beginnings(data, context=context, seed=seed + number)
-        policy = learn(world, steps=imagined, starts=starts, seed=seed + number, policy=policy, **learning)
+        near = None if reach is None else Support(data, reach)
+        policy = learn(world, steps=imagined, starts=starts, within=near, seed=seed + number, policy=policy, **learning)
         yield Round(number, data, world, policy)

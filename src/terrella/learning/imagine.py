@@ -28,6 +28,7 @@ from ..spec import WorldSpec
 from ..vector_env import WorldVectorEnv
 from ..world import World
 from .policy import LearnedPolicy, NetworkConfig, network_class, network_settings
+from .support import Support
 
 # Long batches and few passes over them: imagined experience is cheap, and many sessions a step make it cheaper.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,6 +47,7 @@ def learn(
     num_envs: int = 64,
     starts: Clips | Dataset | str | Path | None = None,
     max_episode_steps: int | None = 50,
+    within: Support | Dataset | None = None,
     engine: Mapping[str, Any] | None = None,
     network: NetworkConfig | None = None,
     policy: LearnedPolicy | None = None,
@@ -59,9 +61,10 @@ def learn(
     al., arXiv 1602.01783). steps: imagined transitions, rounded up to whole batches. num_envs: episodes side by side.
     starts: where they begin (see `WorldEnv`); a dataset is the best choice, since the few beginnings kept in a world
     are soon known by heart. max_episode_steps: where they are cut; the critic stands for what would follow, and errors
-    of the world do not add up for longer. engine: settings of the `Engine`, such as `{"steps": 1}`. network: of a new
-    policy; policy: one to go on from instead, which stays as it is. settings: of the learner, by the names that
-    Stable-Baselines3 has for them, over `SETTINGS`. device: of world and policy.
+    of the world do not add up for longer. within: recordings of vectors, near which a world is believed; an episode
+    that leaves them ends at a price (see `Support`). engine: settings of the `Engine`, such as `{"steps": 1}`.
+    network: of a new policy; policy: one to go on from instead, which stays as it is. settings: of the learner, by the
+    names that Stable-Baselines3 has for them, over `SETTINGS`. device: of world and policy.
 
     Equal arguments give equal policies on one machine. The caller's random streams go on as they were.
 
@@ -77,11 +80,14 @@ def learn(
     if policy is not None and network is not None:
         raise ConfigError("network is of a new policy, and policy one to go on from; give one of them.")
     ready = isinstance(world, VectorEnv)
-    if ready and (starts is not None or engine is not None):
-        raise ConfigError("starts and engine are of a world; a vector environment brings its own.")
+    if ready and not (starts is None and engine is None and within is None):
+        raise ConfigError("starts, within and engine are of a world; a vector environment brings its own.")
     envs = world if ready else None
     if not ready:
-        limit = {"max_episode_steps": max_episode_steps, "autoreset_mode": "SameStep"}
+        near = Support(within) if isinstance(within, Dataset) else within
+        gamma = (settings or {}).get("gamma", SETTINGS[algorithm]["gamma"])
+        limit: dict[str, Any] = {"halt": near, "halt_reward": near.price(gamma) if near is not None else 0.0}
+        limit |= {"max_episode_steps": max_episode_steps, "autoreset_mode": "SameStep"}
         envs = WorldVectorEnv(world, num_envs, starts=starts, device=device, engine=engine, **limit)  # pyright: ignore
     spec = _spec(envs)
     if policy is not None and not policy.spec.same_interface(spec):
