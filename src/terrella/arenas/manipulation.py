@@ -48,6 +48,12 @@ class Table(gym.Wrapper):
             core._np_random, core._np_random_seed = seeding.np_random(seed)
         return self.env.reset(options=options)
 
+    def render(self) -> Any:
+        """Return the picture, turned round where the model's camera hangs upside down, as those of the corners do."""
+        frame, core = self.env.render(), self.env.unwrapped
+        up = core.data.camera(core.camera_name).xmat[7]  # type: ignore[attr-defined]  # height of its second axis
+        return frame[::-1, ::-1].copy() if isinstance(frame, np.ndarray) and up < 0 else frame
+
 
 def build(task: str = "push-v3", *, view: int = 64, camera: str = "corner2", render_mode: Any = None) -> gym.Env:
     """Return a task with its goal in the observation. Actions: `Box(-1, 1, (4,))`, hand motion and gripper.
