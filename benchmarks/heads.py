@@ -163,6 +163,7 @@ def choice(world: World, data: Dataset, seed: int, options: argparse.Namespace) 
         unit = 255.0 if stream.kind == "image" else true.std((0, 1)) + 1e-6
         error += np.square((frame.observation[name] - true) / unit).reshape(len(rows), -1).mean(1)
     error = error.reshape(-1, options.futures)
+    assert frame.latent is not None  # the engine recalls
     shown = frame.latent.reshape(len(error), options.futures, -1)
     middle = np.square(shown[:, :, None] - shown[:, None]).mean(-1).sum(2).argmin(1)
     b = np.arange(len(error))

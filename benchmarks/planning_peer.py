@@ -144,6 +144,7 @@ def speed(bench: Bench, sizes: dict[str, Any], problems: int, rounds: int) -> li
     task, engine = bench.task, bench.engine
     objective = task.objective({}, task.discount)
     frames = engine.world.starts
+    assert frames is not None  # every trained world has some
     chosen = np.arange(problems) % len(next(iter(frames.observations.values())))
     past = {name: seen[chosen] for name, seen in frames.observations.items()}
     state = engine.start(past, frames.actions[chosen], seeds=0)

@@ -66,6 +66,12 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
     Raises `ArenaError` for numbers that make no world, `MissingExtra` without pymunk.
     """
 
+    # what discs have, a row each; `_place` fills them in
+    mass: np.ndarray
+    radius: np.ndarray
+    friction: np.ndarray
+    restitution: np.ndarray
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": TICKS}  # noqa: RUF012 - Gymnasium's own form
 
     def __init__(

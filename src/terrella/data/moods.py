@@ -42,7 +42,9 @@ class Moody(Policy):
             if self._liking is None:
                 self._action = self._space.sample()
             else:
-                self._action = int(getattr(self._space, "start", 0) + self._rng.choice(len(self._liking), p=self._liking))
+                self._action = int(
+                    getattr(self._space, "start", 0) + self._rng.choice(len(self._liking), p=self._liking)
+                )
         self._left -= 1
         return self._action
 
