@@ -11,6 +11,11 @@ Ref: Kempka et al., 2016, arXiv 1605.02097. The package brings the free game dat
 
 from __future__ import annotations
 
+import atexit
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import gymnasium as gym
@@ -37,7 +42,16 @@ def settled(env: gym.Env) -> gym.Env:
     """Return the environment with a record of its commands, and with the places of objects to be read."""
     core: Any = env.unwrapped
     core.game.set_objects_info_enabled(True)
+    core.game.set_doom_config_path(str(Path(_folder()) / "doom.ini"))  # else written where the program was started
     return Recorded(env)
+
+
+@lru_cache(1)
+def _folder() -> str:
+    """A folder of this process for what the engine writes; it goes when the process ends."""
+    folder = mkdtemp(prefix="terrella-doom-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class Recorded(gym.Wrapper):

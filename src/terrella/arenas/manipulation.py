@@ -73,6 +73,7 @@ def build(task: str = "push-v3", *, view: int = 64, camera: str = "corner2", ren
     core: Any = tasks[task](render_mode=render_mode, camera_name=camera, width=view, height=view)
     core._partially_observable, core._freeze_rand_vec, core.seeded_rand_vec = False, False, True
     core._set_task_called = True
+    vars(core).pop("sawyer_observation_space", None)  # cached when the goal was still hidden
     core.observation_space = core.sawyer_observation_space
     core.model.vis.quality.shadowsize = core.model.vis.quality.offsamples = 0
     if render_mode == "rgb_array":
