@@ -50,8 +50,8 @@ class VecEnvAdapter(VecEnv):
         options = self._options[0]
         if any(other != options for other in self._options):
             raise ConfigError(f"options are {self._options}; all sub-environments are reset together, with the same.")
-        known = all(seed is not None for seed in self._seeds)
-        observation, told = self.envs.reset(seed=list(self._seeds) if known else None, options=options or None)
+        seeds: Any = list(self._seeds) if all(seed is not None for seed in self._seeds) else None  # one each
+        observation, told = self.envs.reset(seed=seeds, options=options or None)
         self.reset_infos = [_info(told, i) for i in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -102,7 +102,8 @@ class VecEnvAdapter(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Draw every sub-environment."""
-        return self.envs.render() or [None] * self.num_envs
+        pictures: Any = self.envs.render()
+        return pictures or [None] * self.num_envs
 
 
 def _info(told: dict[str, Any], i: int) -> dict[str, Any]:
