@@ -198,7 +198,11 @@ def policies(name: str, task: Task, seed: int, options: argparse.Namespace) -> I
             began = time.process_time()
             policy = imagine(task, world, data, imagined, seed, options, within)
             curve = policy.record["curve"]
-            about = {"promised": curve[-1][1], "horizon": task.horizon, "curve": curve[:: max(1, len(curve) // 12)]}
+            about = {
+                "promised": curve[-1][1] if curve else None,
+                "horizon": task.horizon,
+                "curve": curve[:: max(1, len(curve) // 12)],
+            }
             yield row(kind, learner, (true_steps, imagined), policy, began, **about)
 
 

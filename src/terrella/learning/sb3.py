@@ -50,8 +50,7 @@ class VecEnvAdapter(VecEnv):
         options = self._options[0]
         if any(other != options for other in self._options):
             raise ConfigError(f"options are {self._options}; all sub-environments are reset together, with the same.")
-        known = all(seed is not None for seed in self._seeds)
-        seeds: Any = list(self._seeds) if known else None
+        seeds: Any = list(self._seeds) if all(seed is not None for seed in self._seeds) else None  # one each
         observation, told = self.envs.reset(seed=seeds, options=options or None)
         self.reset_infos = [_info(told, i) for i in range(self.num_envs)]
         self._reset_seeds()
@@ -103,8 +102,8 @@ class VecEnvAdapter(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Draw every sub-environment."""
-        drawn: Any = self.envs.render()
-        return drawn or [None] * self.num_envs
+        pictures: Any = self.envs.render()
+        return pictures or [None] * self.num_envs
 
 
 def _info(told: dict[str, Any], i: int) -> dict[str, Any]:
