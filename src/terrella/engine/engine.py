@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from .caches import FeatureCache, find_cache
 from .calibration import calibrated
 from .compiled import CompiledStepper
 from .dream import Dream, dream
+from .fingerprint import fingerprint
 from .frame import Frame, bring
 from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
@@ -393,15 +393,3 @@ class Engine:
         if not bool(rows.isfinite().all()):
             raise ActionError("actions hold NaN or infinity; every number must be finite.")
         return rows
-
-
-def fingerprint(world: World, *kept: str) -> str:
-    """Hash the shape and a sample of the weights of a world, its memory, and what else a state keeps."""
-    digest = hashlib.blake2b("".join(kept).encode(), digest_size=12)
-    if world.dynamics.memory is not None:
-        digest.update(repr(world.dynamics.memory).encode())
-    for name, tensor in sorted(world.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].float().half().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()

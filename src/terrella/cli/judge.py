@@ -1,0 +1,94 @@
+"""Commands that look at a world: measure it, describe it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from .say import Say, import_module, plain
+
+
+def evaluate(
+    world: Positional[str],
+    /,
+    env: str | None = None,
+    data: Path | None = None,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: beside the world)")] = None,
+    episodes: int = 32,
+    policy: str = "sticky-random",
+    steps: int | None = None,
+    precision: str | None = None,
+    memory: str | None = None,
+    cache: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Measure a world against the true environment, from the same states under the same actions.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package.
+        env: Environment to compare with; the one it was recorded in by default.
+        data: Dataset whose held-out episodes are the truth where the environment is not installed.
+        out: Folder for report.json and report.html.
+        episodes: Futures to compare.
+        policy: Who acts, as in `record`.
+        steps: Denoising steps a frame.
+        precision: Bits of the weights: float32, bfloat16, int8 or int4.
+        memory: Policy by which a session keeps its past, such as window or tempcache.
+        cache: Rule by which denoising steps are forecast, such as interval or across.
+        seed: Decides everything that is random.
+    """
+    from ..engine import engine_settings
+    from ..evaluation import evaluate as measure
+    from ..world import World
+
+    import_module(env or "")
+    loaded = World.load(world)
+    folder = out or (Path(world) / "report" if Path(world).is_dir() else Path("runs") / f"{loaded.name}-report")
+    how = {"steps": steps, "engine": engine_settings(None, precision=precision, memory=memory, cache=cache)}
+    report = measure(loaded, env, dataset=data, episodes=episodes, policy=policy, seed=seed, out=folder, **how)
+    for kind in ("warnings", "findings"):
+        for line in report["summary"][kind]:
+            Say.print(f"{'[bold yellow]![/]' if kind == 'warnings' else '-'} {plain(line)}")
+    Say.print(f"report: {folder / 'report.html'}")
+
+
+def info(what: Positional[str | None] = None, /) -> None:
+    """Describe a world or a dataset; without a name, list what there is.
+
+    Args:
+        what: Folder of a world or dataset, or the name of a world that ships with the package.
+    """
+    from ..data import Dataset
+    from ..registry import names
+    from ..world import World
+
+    if what is None:
+        print("worlds:", ", ".join(World.list_gallery()) or "none")
+        for kind in ("tokenizer", "dynamics", "decoder", "planner"):
+            print(f"{kind}:", ", ".join(names(kind)))
+        return
+    if (Path(what) / "dataset.json").exists():
+        dataset = Dataset(what)
+        print(f"{len(dataset)} episodes, {dataset.steps:,} transitions, fingerprint {dataset.fingerprint}")
+        _describe(dataset.spec)
+        return
+    world = World.load(what)
+    print(world)
+    _describe(world.spec)
+    for key in ("preset", "steps", "seconds", "seed", "dataset"):
+        if key in world.record:
+            print(f"{key}: {world.record[key]}")
+    for key, value in world.card.items():
+        print(f"{key}: {value}")
+
+
+def _describe(spec: object) -> None:
+    from ..actions import describe
+    from ..spec import WorldSpec
+
+    if isinstance(spec, WorldSpec):
+        print("environment:", spec.env.id or "not named", spec.env.kwargs or "")
+        print("streams:", ", ".join(f"{n} {s.kind}{tuple(s.shape)}" for n, s in spec.streams.items()))
+        print("actions:", describe(spec.action), " ".join(spec.action_names))

@@ -1,0 +1,108 @@
+"""Commands that use a world: play it, plan in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from .say import Say
+
+
+def play(
+    world: Positional[str] = "coinrun",
+    /,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    token: str | None = None,
+    steps: int | None = None,
+    budget_ms: float | None = None,
+    precision: str | None = None,
+    truth: bool = True,
+    open_browser: bool = False,
+) -> None:
+    """Play a world in the browser, with the true environment beside it where it is installed.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package (see `terrella info`).
+        host: Address to listen on; others than this machine need a token.
+        port: Port to listen on; 0 takes a free one.
+        token: A secret that every player must give.
+        steps: Denoising steps a frame.
+        budget_ms: Take as many denoising steps as fit into so many milliseconds a frame.
+        precision: Bits of the weights: float32, bfloat16, int8 or int4.
+        truth: Show the true environment beside the world.
+        open_browser: Open the page.
+    """
+    from ..engine import engine_settings
+    from ..serving import serve
+    from ..world import World
+
+    serve(
+        World.load(world),
+        host=host,
+        port=port,
+        token=token,
+        steps=steps,
+        engine=engine_settings(None, budget_ms=budget_ms, precision=precision),
+        truth=truth,
+        open_browser=open_browser,
+        on_ready=lambda address: Say.print(f"{world} is at {address}   (Ctrl-C ends it)"),
+    )
+
+
+def plan(
+    world: Positional[str],
+    /,
+    task: str,
+    planner: str = "icem",
+    budget: int = 64,
+    execute: int | None = None,
+    episodes: int = 10,
+    steps: int | None = 1,
+    ceiling: bool = True,
+    seed: int = 0,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: plan-TASK beside the world)")] = None,
+) -> None:
+    """Plan in a world, act in the true environment, and see how well that went.
+
+    A world for a task is recorded and trained like any other; for pendulum:
+
+        terrella record Pendulum-v1 --frame-skip 4 --steps 20000 --max-episode-steps 200 --out data/pendulum-v1
+
+        terrella train data/pendulum-v1 --preset debug --budget 5m
+
+    With a world that does not fit, the commands for the task are printed. The GIF shows a plan as it was imagined
+    beside what came of it.
+
+    Args:
+        world: Folder of a world, or the name of one that ships with the package.
+        task: What is to be done: pendulum, cartpole, acrobot, mountaincar, reacher, balance, sprites, blocks, empty,
+            rooms, doorkey, coinrun or leaper.
+        planner: Who plans (see `terrella info`).
+        budget: Futures that a plan may imagine.
+        execute: Actions taken of each plan; the task's by default.
+        episodes: Episodes, from starts that were never recorded.
+        steps: Denoising steps a frame.
+        ceiling: Measure the same planner in the true simulator, too.
+        seed: Decides everything that is random.
+        out: Folder for plan.json and plan.gif.
+    """
+    from ..engine import Engine
+    from ..planning.catalogue import find_task
+    from ..trials import carry_out
+    from ..world import World
+
+    wanted = find_task(task)
+    loaded = World.load(world)
+    folder = out or (Path(world) / f"plan-{task}" if Path(world).is_dir() else Path("runs") / f"{loaded.name}-{task}")
+    engine, how = Engine(loaded, steps=steps), {"execute": execute, "seed": seed, "ceiling": ceiling}
+    result = carry_out(engine, wanted, planner, budget=budget, episodes=episodes, out=folder, progress=True, **how)
+    print(f"{task}: {wanted.about}")
+    for name, row in result["rows"].items():
+        low, high = row["success_interval"]
+        print(f"{name:>14}  success {row['success']:.2f} ({low:.2f} to {high:.2f})  return {row['return']:.2f}")
+    if result["regret"] is not None:
+        print(f"regret against the perfect model: {result['regret']['return']:.2f} in return")
+    Say.print(f"film: {folder / 'plan.gif'}")
