@@ -1,5 +1,5 @@
 """The command line."""
 
-from .main import main
+from .main import COMMANDS, main
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]

@@ -52,13 +52,23 @@ def demo(env: str = "procgen/coinrun", budget: str = "6m", out: Path = Path("run
     play(str(out / "world"), port=port)
 
 
+COMMANDS = {
+    "demo": demo,
+    "record": record,
+    "train": train,
+    "learn": learn,
+    "play": play,
+    "plan": plan,
+    "evaluate": evaluate,
+    "info": info,
+}
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    commands = {"demo": demo, "record": record, "train": train, "learn": learn, "play": play, "plan": plan}
-    commands |= {"evaluate": evaluate, "info": info}
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="terrella", description="Learn a world from recordings, and live in it.", args=args
+            COMMANDS, prog="terrella", description="Learn a world from recordings, and live in it.", args=args
         )
     except TerrellaError as error:
         Say.print(f"[bold red]error:[/] {plain(error)}")
