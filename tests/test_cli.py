@@ -102,7 +102,7 @@ def test_the_demo_runs_twice(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEMO_SERVE", "0")
     measured = []  # measuring takes a minute and is not what differs
-    monkeypatch.setattr(cli, "evaluate", lambda world, **options: measured.append(world))
+    monkeypatch.setattr("terrella.cli.demo.evaluate", lambda world, **options: measured.append(world))
     monkeypatch.setattr("terrella.evaluation.write_preview", lambda world, out: measured.append(world.name))
     cli.main(["record", "CartPole-v1", "--steps", "400", "--out", "demo/data"])  # the demo itself records more
     command = ["demo", "--env", "CartPole-v1", "--budget", "4steps", "--out", "demo"]
