@@ -67,6 +67,7 @@ CASES: dict[str, list[Case]] = {
         ("VizdoomDefendCenter-v1", {"frame_skip": 1, "size": 64}, None, {}),
         ("VizdoomTakeCover-v1", {}, None, {}),
     ],
+    "mujoco": [("Reacher-v5", {}, False, {}), ("InvertedPendulum-v5", {"frame_skip": 2}, False, {})],
     "metaworld": [
         ("terrella/MetaWorld-v0", {"task": "push-v3", "pixels": True}, False, {"steps": 9}),
         ("terrella/MetaWorld-v0", {"task": "drawer-open-v3"}, False, {}),
@@ -302,7 +303,7 @@ def test_missing_packages_name_their_extra(
 SCRIPT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import test_forks as t
+import test_arena_forks as t
 for path, name, kwargs in json.loads(sys.argv[2]):
     env = t.arenas.make(name, **kwargs)
     t.fork_of(env).restore(open(path, "rb").read())

@@ -374,7 +374,7 @@ def test_only_made_environments_can_be_forked_or_described() -> None:
         with pytest.raises(ArenaError, match=r"terrella\.arenas\.make"):
             ask(gym.make("CartPole-v1"))
     assert arenas.forkable(arenas.make("LunarLander-v3")) is None
-    assert arenas.list_arenas() == ["ale", "blocks", "classic", "minigrid", "mujoco", "procgen", "sprites"]
+    assert {"ale", "blocks", "classic", "minigrid", "mujoco", "procgen", "sprites"} <= set(arenas.list_arenas())
 
 
 def test_own_adapter() -> None:

@@ -33,9 +33,8 @@ class Smooth(Linear):
             x = x @ A.T + u @ B.T
             reward.append(-((x @ Q) * x).sum(1) - ((u @ R) * u).sum(1))
             seen.append(x)
-        return Dream(
-            {"vector": torch.stack(seen, 1)} if observe else {}, torch.stack(reward, 1), 0 * torch.stack(reward, 1)
-        )
+        states, rewards = torch.stack(seen, 1), torch.stack(reward, 1)
+        return Dream({"vector": states} if observe else {}, rewards, 0 * rewards, states[:, :, None])
 
 
 # a known optimum
