@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from terrella.engine import Frame
-from terrella.errors import ConfigError, UnknownName
-from terrella.evaluation import suite
-from terrella.evaluation.entrant import Checked, WorldEntrant
+from terrella.errors import ConfigError, EntrantError, UnknownName
+from terrella.evaluation import suite, wire
+from terrella.evaluation.entrant import Checked, WorldEntrant, open_entrant
+from terrella.evaluation.http_entrant import HttpEntrant
 from terrella.evaluation.measurements import Measurement
 from terrella.evaluation.suite import Kept, run_suite
 
@@ -53,9 +58,7 @@ def test_the_other_measurements_are_there(measured):
     assert list(found["loss"]["entrants"]) == ["cartpole"]
     assert found["loss"]["entrants"]["cartpole"]["streams"]["all streams"]["horizons"] == [1, 4]
     assert len(found["drift"]["entrants"]["cartpole"]["streams"]["vector"]["mse"]["mean"]) == 2
-    assert "known to do nothing" in found["nothing done"]["missing"] or (
-        found["nothing done"]["entrants"]["true simulator"]["streams"]["vector"]["ratio"]["mean"][0] == pytest.approx(1)
-    )
+    assert "known to do nothing" in found["nothing done"]["missing"]  # CartPole's two actions both push
 
 
 def test_a_second_run_makes_nothing_anew(measured, cartpole_world, monkeypatch):
@@ -109,6 +112,15 @@ def test_the_page_shows_every_table(measured):
     assert "<script" not in page
 
 
+def test_nothing_moves_as_the_truth_does(pendulum_world, tmp_path):
+    result = run_suite(pendulum_world, out=tmp_path, **{**QUIET, "suite": TINY[3:4]})
+    rows = result["measurements"]["nothing done"]["entrants"]
+    assert rows["true simulator"]["streams"]["vector"]["ratio"]["mean"] == [pytest.approx(1.0)]
+    assert rows["last frame held"]["streams"]["vector"]["motion"]["mean"] == [0.0]
+    assert rows["pendulum"]["streams"]["vector"]["motion"]["mean"][0] > 0
+    assert "<td>vector</td>" in (tmp_path / "suite.html").read_text()
+
+
 class Mute:
     """Answers nothing, or what was not asked."""
 
@@ -154,3 +166,73 @@ def test_mistakes_are_named(cartpole_world):
         run_suite(None)
     with pytest.raises(ConfigError, match="name of its own"):
         run_suite(cartpole_world, [WorldEntrant(cartpole_world)], **QUIET)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    path = Path(__file__).parent.parent / "examples"
+    monkeypatch.syspath_prepend(str(path))
+    return importlib.import_module("http_entrant")
+
+
+def test_a_model_behind_a_url_is_measured(example, tmp_path):
+    gru = example.fit("Pendulum-v1", str(tmp_path / "data"), seconds=1.5, steps=800)
+    serving = example.server(example.Model(gru))
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{serving.server_port}"
+        how = {**QUIET, "suite": (*TINY[:1], TINY[4])}
+        result = run_suite(None, [url], env="Pendulum-v1", out=tmp_path / "suite", **how)
+        rows = result["measurements"]["plans"]["entrants"]
+        assert rows["gru"]["failed"] == 0
+        response = rows["gru"]["streams"]["vector"]["response"]["mean"]
+        assert response[-1] > 0.05  # its futures do depend on actions
+        assert result["measurements"]["drift"]["entrants"]["gru"]["streams"]["vector"]["mse"]["mean"][0] > 0
+        again = run_suite(None, [url], env="Pendulum-v1", out=tmp_path / "suite", **how)
+        assert again["reused"] == 6
+        stranger = HttpEntrant(url)
+        with pytest.raises(EntrantError, match="400"):
+            stranger.rollout({}, np.zeros((1, 2, 1)))
+        with pytest.raises(EntrantError, match="404"):
+            stranger._ask("nothing", b"x")
+    finally:
+        serving.shutdown()
+        serving.server_close()
+        thread.join()
+    with pytest.raises(EntrantError, match="did not answer"):
+        HttpEntrant(url, timeout=2).describe()
+
+
+def test_messages_carry_numbers_and_nothing_else():
+    sent = {"a/b": np.arange(6, dtype=np.uint8).reshape(2, 3), "n": np.array([1, 2]), "empty": np.zeros((1, 0), "f4")}
+    found = wire.unpack(wire.pack(sent))
+    assert list(found) == list(sent)
+    for name, array in sent.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+    with pytest.raises(EntrantError, match="only numbers"):
+        wire.pack({"x": np.array([object()])})
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.array([{"a": 1}], dtype=object))  # pickled
+    with pytest.raises(EntrantError, match="no npz"):
+        wire.unpack(buffer.getvalue())
+    with pytest.raises(EntrantError, match="no npz"):
+        wire.unpack(b"hello")
+    bomb = io.BytesIO()
+    np.savez_compressed(bomb, x=np.zeros(10**6, np.uint8))
+    with pytest.raises(EntrantError, match="unpacks to more"):
+        wire.unpack(bomb.getvalue(), limit=10**5)
+
+
+def test_a_factory_is_found_or_named(cartpole_world, tmp_path, monkeypatch):
+    (tmp_path / "mine_entrant.py").write_text(
+        "from terrella.evaluation.references import CopyLast\n\n\n"
+        "class Mine(CopyLast):\n    def describe(self):\n        return {'name': 'mine'}\n\n"
+        "    def close(self):\n        pass\n\n\ndef make(spec):\n    return Mine()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert open_entrant("mine_entrant:make", cartpole_world.spec).describe()["name"] == "mine"
+    for wrong in ("mine_entrant:other", "no_such_module:make", "ftp://x"):
+        with pytest.raises(EntrantError, match="module:factory"):
+            open_entrant(wrong, cartpole_world.spec)

@@ -148,6 +148,8 @@ def _numbers(table: dict[str, Any], report: dict[str, Any]) -> str:
 def _show(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return escape(value)
     if isinstance(value, (list, tuple)):
         return "–" if None in value else " … ".join(_show(v) for v in value)
     return str(value) if isinstance(value, int) else f"{value:.3g}"
