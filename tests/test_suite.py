@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from terrella.engine import Frame
 from terrella.errors import ConfigError, EntrantError, UnknownName
 from terrella.evaluation import suite, wire
+from terrella.evaluation.damage import Damage, Damaged, coarse, damages
 from terrella.evaluation.entrant import Checked, WorldEntrant, open_entrant
 from terrella.evaluation.http_entrant import HttpEntrant
 from terrella.evaluation.measurements import Measurement
 from terrella.evaluation.suite import Kept, run_suite
+from terrella.world import World
 
 TINY = (
     Measurement("plans", "forks", "plans", 3, 4, (1, 4), shift=1),
@@ -236,3 +239,76 @@ def test_a_factory_is_found_or_named(cartpole_world, tmp_path, monkeypatch):
     for wrong in ("mine_entrant:other", "no_such_module:make", "ftp://x"):
         with pytest.raises(EntrantError, match="module:factory"):
             open_entrant(wrong, cartpole_world.spec)
+
+
+class Counter:
+    """Shows how often it was stepped since it began, plus the first number of each action times 100."""
+
+    def describe(self):
+        return {"name": "counter"}
+
+    def start(self, observations, actions=None, seeds=0):
+        return observations["vector"][:, -1, 0]
+
+    def rollout(self, state, actions):
+        frames = state[:, None] + np.arange(1, actions.shape[1] + 1)
+        blank = np.zeros(actions.shape[:2], np.float32)
+        shown = np.stack([frames, actions[..., 0]], -1).astype(np.float32)
+        return frames[:, -1], Frame({"vector": shown}, blank, blank)
+
+    def close(self):
+        pass
+
+
+def spoiled(damage: Damage, chunk: int) -> np.ndarray:
+    entrant = Damaged(Counter(), damage)
+    assert entrant.describe()["name"] == f"counter, {damage}"
+    state = entrant.start({"vector": np.zeros((1, 3, 2), np.float32)}, np.array([[[5.0], [7.0]]]), [0])
+    actions, frames = np.arange(20.0, 40.0)[None, :, None], []
+    for first in range(0, 20, chunk):
+        state, frame = entrant.rollout(state, actions[:, first : first + chunk])
+        frames.append(frame.observation["vector"][0])
+    return np.concatenate(frames)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 20])
+def test_damages_do_what_they_say_however_they_are_asked(chunk):
+    late = spoiled("actions late", chunk)
+    np.testing.assert_array_equal(late[:, 0], np.arange(1, 21))
+    np.testing.assert_array_equal(late[:, 1], [7, *range(20, 39)])
+    np.testing.assert_array_equal(spoiled("frames late", chunk)[:, 0], range(20))
+    frozen = spoiled("frames frozen", chunk)
+    np.testing.assert_array_equal(frozen[:, 0], np.repeat([1, 5, 9, 13, 17], 4))
+    np.testing.assert_array_equal(frozen[:, 1], np.repeat([20, 24, 28, 32, 36], 4))
+    np.testing.assert_array_equal(spoiled("memory cleared", chunk)[:, 0], np.arange(1, 21))  # goes on from its frames
+
+
+def test_damages_to_weights_and_memory_change_what_is_said(pendulum_world):
+    names, said = [], []
+    for entrant in damages(pendulum_world):
+        names.append(entrant.describe()["name"])
+        state = entrant.start({"vector": np.array([[[1.0, 0, 0], [1, 0.1, 0.5]]], np.float32)}, np.ones((1, 1, 1)), [3])
+        _, frame = entrant.rollout(state, np.linspace(-2, 2, 12)[None, :, None])
+        said.append(frame.observation["vector"])
+    assert len({*names}) == len(names) >= 6
+    for other, name in zip(said[1:], names[1:]):
+        assert np.abs(other - said[0]).max() > 1e-4, name
+    cleared = said[names.index("pendulum, memory cleared")]
+    np.testing.assert_array_equal(cleared[:, :8], said[0][:, :8])
+    weights = coarse(pendulum_world).state_dict()
+    layer = next(n for n, m in pendulum_world.named_modules() if isinstance(m, torch.nn.Linear) and m.weight.any())
+    assert max(len(row.unique()) for row in weights[f"{layer}.weight"]) <= 7
+
+
+def test_actions_that_come_late_cost_points():
+    world = World.load("pendulum")
+    whole = WorldEntrant(world)
+    plan = [Measurement("plans", "forks", "plans", 8, 4, (1, 4), shift=1)]
+    how = {"env": "Pendulum-v1", "references": False, "progress": False, "suite": plan, "context": 4, "lead": 6}
+    rows = run_suite(None, [whole, Damaged(whole, "actions late"), Damaged(whole, "frames late")], **how)
+    rows = rows["measurements"]["plans"]["entrants"]
+    kappa = {name: row["streams"]["vector"]["all"]["assign_kappa"]["mean"] for name, row in rows.items()}
+    assert kappa["pendulum"][0] > 0.9
+    assert kappa["pendulum, actions late"][0] == pytest.approx(0.0, abs=1e-9)  # after one step it knows nothing yet
+    late = {name: row["streams"]["vector"]["avoided"]["early"]["mean"][1] for name, row in rows.items()}
+    assert late["pendulum"] > late["pendulum, frames late"] + 0.3

@@ -26,6 +26,7 @@ from .fork_matrix import Matrices, fork_table, interval, matrices, predict
 from .forks import Forks, Kind
 from .metrics import frame_mse, motion
 from .moments import Moment, Stage
+from .references import ActionBlind, Oracle
 from .rollout import CHUNK, Dreamer
 
 SESSIONS = 96  # at once
@@ -170,8 +171,8 @@ def parts(forks: Forks) -> list[Forks]:
 
 
 def steps_at_once(dreamer: Dreamer, forks: Forks) -> int:
-    """Engines step in chunks, which bounds memory; a simulator begins each chunk anew, so it gets one."""
-    return CHUNK if isinstance(dreamer, WorldEntrant) else max(forks.horizons)
+    """Models step in chunks, which bounds memory; a simulator plays each chunk from the beginning, so it gets one."""
+    return max(forks.horizons) if isinstance(dreamer, (Oracle, ActionBlind)) else CHUNK
 
 
 def scale(forks: Forks, name: str, stream: StreamSpec) -> np.ndarray | None:
