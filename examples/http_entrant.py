@@ -33,8 +33,8 @@ class Gru(nn.Module):
         super().__init__()
         self.cell = nn.GRUCell(features + width, dim)
         self.out = nn.Sequential(nn.Linear(dim + features + width, dim), nn.SiLU(), nn.Linear(dim, features))
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("change", torch.ones(features))
+        self.scale = nn.Buffer(torch.ones(features))
+        self.change = nn.Buffer(torch.ones(features))
 
     def forward(self, x_BF: Tensor, a_BW: Tensor, h_BD: Tensor) -> tuple[Tensor, Tensor]:
         """The next observation and memory."""

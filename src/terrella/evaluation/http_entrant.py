@@ -28,8 +28,8 @@ _TIMEOUT = 600.0  # seconds; a large model may need long for a rollout
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: whoever was named answers."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        """Return no request to go on with."""
 
 
 class HttpEntrant:
