@@ -3,7 +3,7 @@
     python benchmarks/leaderboard.py --json benchmarks/results/leaderboard.json
 
 Rows have `world, entrant, kind, measurement, stream, horizon, n` (moments with a choice), `left` (branches), `chance`,
-and `row, column, assign, kappa` (of assign), each with its 95 % `interval`, `margin` and `response`. `nothing` has the
+and `row, column, assign`, plain and as kappa, each with its 95 % interval, `margin` and `response`. `nothing` has the
 motion while nothing is done, `drift` the errors. Results are kept in `--out`, so a run goes on where it was stopped;
 `--gather` measures nothing that is not there. Worlds and entrants of one's own: `--worlds`, `--entrant`.
 """
@@ -53,8 +53,8 @@ def cells(table: dict[str, Any]) -> list[dict[str, Any]]:
     for h, horizon in enumerate(table["horizons"]):
         cell: dict[str, Any] = {"horizon": horizon, "n": sum(left[h] > 1 for left in part["raw"]["left"])}
         cell |= {"left": part["left"][h], "chance": part["chance"][h]}
-        for key, score in (("row", "row"), ("column", "column"), ("assign", "assign"), ("kappa", "assign_kappa")):
-            cell |= {key: part[score]["mean"][h], f"{key}_interval": part[score]["interval"][h]}
+        for key in ("row", "column", "assign", "row_kappa", "column_kappa", "assign_kappa"):
+            cell |= {key: part[key]["mean"][h], f"{key}_interval": part[key]["interval"][h]}
         cell |= {"margin": part["margin"]["mean"][h]}
         if "response" in table:
             cell |= {"response": table["response"]["mean"][h], "response_interval": table["response"]["interval"][h]}

@@ -342,10 +342,10 @@ def _thousandths(values: list[float]) -> str:
 
 
 def leaderboard(result: dict[str, Any]) -> str:
-    """One line a world and measurement, whoever is measured in bold, references beside it: kappa by horizon."""
-    rows = [row for row in result["rows"] if row.get("kappa") is not None]
+    """One line a world and measurement, whoever is measured in bold, references beside it: kappas of row and assign."""
+    rows = [row for row in result["rows"] if row.get("row_kappa") is not None]
     marks = sorted({row["horizon"] for row in rows})
-    heads = " | ".join(f"kappa after {mark}" for mark in marks)
+    heads = " | ".join(f"row; assign after {mark}" for mark in marks)
     lines = [f"| world, measurement, entrant | n, k left | {heads} |", "|---|---:|" + "---:|" * len(marks)]
     case = ("world", "measurement", "stream", "entrant")
     for which in dict.fromkeys(tuple(row[key] for key in case) for row in rows):
@@ -353,15 +353,19 @@ def leaderboard(result: dict[str, Any]) -> str:
         world, measurement, _, entrant = which
         who = f"*{entrant}*" if next(iter(own.values()))["kind"] == "reference" else f"**{entrant}**"
         left = ", ".join(f"{row['left']:.1f}" for row in own.values())
-        cells = [_measured(own[mark]["kappa"], own[mark]["kappa_interval"]) if mark in own else "" for mark in marks]
+        cells = []
+        for mark in marks:
+            row = own.get(mark, {})
+            pairs = [(row[f"{key}_kappa"], row[f"{key}_kappa_interval"]) for key in ("row", "assign") if row]
+            cells.append("; ".join(_measured(*pair) for pair in pairs))
         most = max(row["n"] for row in own.values())
         lines.append(f"| {world}, {measurement}, {who} | {most}; {left} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def sensitivity(result: dict[str, Any]) -> str:
-    """One line a damage and measurement, worlds side by side: kappa-free accuracy lost, in bold where it is certain."""
-    rows = [row for row in result["rows"] if row["score"] in ("row", "column") and row["over"] == "all" and "p" in row]
+    """One line a damage and measurement, of row and assign: the change, in bold where a fall is certain."""
+    rows = [row for row in result["rows"] if row["score"] in ("row", "assign") and row["over"] == "all" and "p" in row]
     marks = sorted({row["horizon"] for row in rows})
     lines = [f"| world, damage, score | {' | '.join(f'after {m}' for m in marks)} |", "|---|" + "---:|" * len(marks)]
     case = ("world", "damage", "measurement", "score")

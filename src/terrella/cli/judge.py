@@ -104,10 +104,11 @@ def _suite(
         tables = [(who, row["streams"]) for who, row in found["entrants"].items() if "error" not in row]
         tables = [(who, next(iter(streams.values()))) for who, streams in tables]
         if tables and "all" in tables[0][1]:
-            shown = Table("kappa (95 %)", *(f"after {h}" for h in tables[0][1]["horizons"]), title=title)
+            shown = Table("kappa: row; assign", *(f"after {h}" for h in tables[0][1]["horizons"]), title=title)
             for who, table in tables:
-                kappa = table["all"]["assign_kappa"]
-                shown.add_row(plain(who), *(_cell(m, i) for m, i in zip(kappa["mean"], kappa["interval"])))
+                row, assign = (table["all"][f"{score}_kappa"] for score in ("row", "assign"))
+                pairs = zip(row["mean"], row["interval"], assign["mean"], assign["interval"])
+                shown.add_row(plain(who), *(f"{_cell(a, b)}; {_cell(c, d)}" for a, b, c, d in pairs))
             Say.print(shown)
     Say.print(f"report: {folder / 'suite.html'}")
 
@@ -116,7 +117,7 @@ def _cell(mean: float | None, interval: list[float | None]) -> str:
     if mean is None:
         return "–"
     low, high = interval
-    return f"{mean:.2f}" + ("" if low is None or high is None else f" ({low:.2f} … {high:.2f})")
+    return f"{mean:.2f}" + ("" if low is None or high is None else f" ({low:.2f}…{high:.2f})")
 
 
 def info(what: Positional[str | None] = None, /) -> None:

@@ -69,20 +69,22 @@ def _forks(rows: dict[str, Any]) -> str:
     for stream in next(iter(rows.values()))["streams"]:
         tables = {who: row["streams"][stream] for who, row in rows.items()}
         horizons = next(iter(tables.values()))["horizons"]
-        curves = {who: table["all"]["assign_kappa"] for who, table in tables.items()}
-        text.append(f"<h3>{escape(stream)}</h3>")
-        drawn = html_figure(figures.score_plot(curves, horizons, "kappa of assign"), "0: chance, 1: always right.")
+        drawn = ""
+        for score in ("row", "assign"):
+            curves = {who: table["all"][f"{score}_kappa"] for who, table in tables.items()}
+            plot = figures.score_plot(curves, horizons, f"kappa of {score}")
+            drawn += html_figure(plot, f"{score}: 0 is chance, 1 is always right.")
         text.append(f'<div class="plots">{drawn}</div>')
         for label, over in (("all", "the whole frame"), ("masked", "where the group's futures differ")):
             heads = ["entrant", "after", "n", "k left", "chance", "row", "95 %", "column", "95 %", "assign", "95 %"]
-            heads += ["kappa", "95 %", "margin", "response"]
+            heads += ["kappa of row", "95 %", "kappa of assign", "95 %", "margin", "response"]
             lines = []
             for who, table in tables.items():
                 part = table[label]
                 for h, horizon in enumerate(horizons):
                     asked = sum(1 for left in (r[h] for r in part["raw"]["left"]) if left > 1)
                     line: list[Any] = [who, horizon, asked, part["left"][h], part["chance"][h]]
-                    for score in ("row", "column", "assign", "assign_kappa"):
+                    for score in ("row", "column", "assign", "row_kappa", "assign_kappa"):
                         line += [part[score]["mean"][h], part[score]["interval"][h]]
                     response = table["response"]["mean"][h] if "response" in table else None
                     lines.append([*line, part["margin"]["mean"][h], response])
