@@ -70,6 +70,10 @@ class ServingError(TerrellaError):
     """A client or server broke the protocol or a limit."""
 
 
+class EntrantError(TerrellaError):
+    """A model brought along for evaluation did not answer, or answered what was not asked."""
+
+
 def did_you_mean(name: str, known: Iterable[str], what: str) -> UnknownName:
     """Return an `UnknownName` for `name` that lists the nearest of the `known` names."""
     known = sorted(known)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from ..errors import ConfigError
 from .say import Say, import_module, plain
 
 
 def evaluate(
-    world: Positional[str],
+    world: Positional[str | None] = None,
     /,
     env: str | None = None,
     data: Path | None = None,
@@ -23,6 +24,8 @@ def evaluate(
     memory: str | None = None,
     cache: str | None = None,
     seed: int = 0,
+    suite: str | None = None,
+    entrant: str | None = None,
 ) -> None:
     """Measure a world against the true environment, from the same states under the same actions.
 
@@ -38,7 +41,15 @@ def evaluate(
         memory: Policy by which a session keeps its past, such as window or tempcache.
         cache: Rule by which denoising steps are forecast, such as interval or across.
         seed: Decides everything that is random.
+        suite: Ask instead what the world has understood: core (minutes) or full (hours); writes suite.html.
+        entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
     """
+    if suite is not None or entrant is not None:
+        how = {"steps": steps, "precision": precision, "memory": memory, "cache": cache}
+        _suite(world, suite or "core", entrant, env, data, out, policy, seed, how)
+        return
+    if world is None:
+        raise ConfigError("which world? Give its folder, or the name of one that ships: terrella info lists them.")
     from ..engine import engine_settings
     from ..evaluation import evaluate as measure
     from ..world import World
@@ -52,6 +63,61 @@ def evaluate(
         for line in report["summary"][kind]:
             Say.print(f"{'[bold yellow]![/]' if kind == 'warnings' else '-'} {plain(line)}")
     Say.print(f"report: {folder / 'report.html'}")
+
+
+def _suite(
+    world: str | None,
+    suite: str,
+    entrant: str | None,
+    env: str | None,
+    data: Path | None,
+    out: Path | None,
+    policy: str,
+    seed: int,
+    engine: dict[str, Any],
+) -> None:
+    from rich.table import Table
+
+    from ..data import Dataset
+    from ..engine import engine_settings
+    from ..evaluation.suite import run_suite
+
+    import_module(env or "")
+    if entrant is not None and not entrant.startswith(("http://", "https://")):
+        import_module(entrant)
+    name = Path(world).name if world else "entrant"
+    folder = out or (Path(world) / "suite" if world and Path(world).is_dir() else Path("runs") / f"{name}-suite")
+    result = run_suite(
+        world,
+        [entrant] if entrant else [],
+        env=env,
+        suite=suite,
+        dataset=None if data is None else Dataset(data),
+        policy=policy,
+        seed=seed,
+        engine=engine_settings(None, **engine),
+        out=folder,
+    )
+    for title, found in result["measurements"].items():
+        if "missing" in found:
+            Say.print(f"[bold yellow]![/] {plain(title)}: {plain(found['missing'])}")
+        tables = [(who, row["streams"]) for who, row in found["entrants"].items() if "error" not in row]
+        tables = [(who, next(iter(streams.values()))) for who, streams in tables]
+        if tables and "all" in tables[0][1]:
+            shown = Table("kappa: row; assign", *(f"after {h}" for h in tables[0][1]["horizons"]), title=title)
+            for who, table in tables:
+                row, assign = (table["all"][f"{score}_kappa"] for score in ("row", "assign"))
+                pairs = zip(row["mean"], row["interval"], assign["mean"], assign["interval"])
+                shown.add_row(plain(who), *(f"{_cell(a, b)}; {_cell(c, d)}" for a, b, c, d in pairs))
+            Say.print(shown)
+    Say.print(f"report: {folder / 'suite.html'}")
+
+
+def _cell(mean: float | None, interval: list[float | None]) -> str:
+    if mean is None:
+        return "–"
+    low, high = interval
+    return f"{mean:.2f}" + ("" if low is None or high is None else f" ({low:.2f}…{high:.2f})")
 
 
 def info(what: Positional[str | None] = None, /) -> None:

@@ -3,5 +3,6 @@
 from .preview import write_preview
 from .report import render
 from .run import HORIZONS, evaluate, measure
+from .suite import run_suite
 
-__all__ = ["HORIZONS", "evaluate", "measure", "render", "write_preview"]
+__all__ = ["HORIZONS", "evaluate", "measure", "render", "run_suite", "write_preview"]

@@ -70,6 +70,18 @@ def life_plot(life: dict[str, Any]) -> str:
     return done()
 
 
+def score_plot(curves: dict[str, dict[str, Any]], horizons: list[int], label: str) -> str:
+    """A score against horizon for each entrant, with its interval; 0 is chance."""
+    colours = (_BLUE, _VIOLET, _RED, _GREEN, _ORANGE, _GREY)
+    with _plot("steps after the futures part", label) as (axes, done):
+        for i, (name, curve) in enumerate(curves.items()):
+            _band(axes, horizons, curve, colours[i % len(colours)], name)
+        axes.axhline(0.0, color=_INK, linestyle=":", linewidth=1)
+        _log_x(axes, horizons)
+        axes.set_ylim(-0.3, 1.05)
+    return done()
+
+
 def trajectory_plot(true: np.ndarray, dreamed: np.ndarray, most: int = 8) -> str:
     """One small plot for each of the first `most` dimensions: truth `(T, F)` and dream `(T', F)` over time."""
     count = min(most, dreamed.shape[1])

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..spec import StreamSpec
 from .forks import Forks
@@ -27,6 +26,7 @@ from .metrics import frame_mse
 from .rollout import CHUNK, Dreamer
 from .stats import bootstrap
 
+WORST = 1e300  # cost of what is not finite
 SAME = 1e-9  # scaled squared error below which two true frames are one
 
 
@@ -55,10 +55,11 @@ class Matrices:
         )
 
 
-def predict(dreamer: Dreamer, forks: Forks) -> dict[str, np.ndarray]:
+def predict(dreamer: Dreamer, forks: Forks, chunk: int = CHUNK) -> dict[str, np.ndarray]:
     """What the dreamer says of every branch: stream -> `(G, k, H, ...)`, frames at `forks.horizons`.
 
-    Branches of a group begin from equal contexts with equal noise seeds, so they differ by their actions alone.
+    Branches of a group begin from equal contexts with equal noise seeds, so they differ by their actions alone. chunk:
+    frames asked for at a time.
     """
     k, wanted = forks.k, set(forks.horizons)
     seeds = np.repeat(forks.seeds, k).tolist()
@@ -67,8 +68,8 @@ def predict(dreamer: Dreamer, forks: Forks) -> dict[str, np.ndarray]:
     )
     actions = forks.branches.reshape(-1, *forks.branches.shape[2:])[:, : max(wanted)]
     kept: dict[str, list[np.ndarray]] = {}
-    for first in range(0, actions.shape[1], CHUNK):
-        state, frame = dreamer.rollout(state, actions[:, first : first + CHUNK])
+    for first in range(0, actions.shape[1], chunk):
+        state, frame = dreamer.rollout(state, actions[:, first : first + chunk])
         marks = [t for t in range(frame.reward.shape[1]) if first + t + 1 in wanted]
         for name, frames in frame.observation.items():
             kept.setdefault(name, []).append(np.asarray(frames)[:, marks])
@@ -92,7 +93,7 @@ def matrices(
         cost.append(frame_mse(said[:, :, None], true[:, None], stream, scale))
         masked.append(_masked(said, true, there, stream, scale))
         for label, frames, exists in _negatives(forks, name, stream, horizon, still, true):
-            wrong = frame_mse(said, frames, stream, scale)
+            wrong = np.minimum(frame_mse(said, frames, stream, scale), WORST)  # a failed frame is asked, too
             same = frame_mse(frames, true, stream, scale) <= SAME  # no negative where it is the truth
             negatives.setdefault(label, []).append(np.where(exists & ~same, wrong, np.inf))
     wrong = {label: np.stack(part, 1) for label, part in negatives.items()}
@@ -138,13 +139,17 @@ def scores(matrix: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
     """Score matrices `(..., k, k)` over the branches `kept` `(..., k)`: name -> `(...)`, NaN with fewer than two.
 
     `row`, `column`, `assign`, `margin` as above, `chance` = 1 / branches left, and `left`, how many that are. Costs
-    that are not finite count as the worst.
+    that are not finite count as the worst, and a branch whose own cost is not finite as wrong.
     """
+    from scipy.optimize import linear_sum_assignment
+
     shape, k = kept.shape[:-1], kept.shape[-1]
     names = ("row", "column", "assign", "margin", "chance", "left")
     out = {name: np.full(int(np.prod(shape)), np.nan) for name in names}
     for g, (full, rows) in enumerate(zip(matrix.reshape(-1, k, k), kept.reshape(-1, k))):
-        m, n = np.nan_to_num(full[np.ix_(rows, rows)], nan=1e300, posinf=1e300), int(rows.sum())
+        m, n = full[np.ix_(rows, rows)], int(rows.sum())
+        failed = np.eye(n, dtype=bool) & ~np.isfinite(m)
+        m = np.where(failed, 2 * WORST, np.nan_to_num(m, nan=WORST, posinf=WORST))
         out["left"][g] = n
         if n < 2:
             continue

@@ -57,6 +57,20 @@ class Forks:
         """Branches of a group."""
         return self.branches.shape[1]
 
+    def part(self, rows: slice) -> Forks:
+        """Some of the groups."""
+        return Forks(
+            observations={name: v[rows] for name, v in self.observations.items()},
+            past=self.past[rows],
+            branches=self.branches[rows],
+            truths={name: v[rows] for name, v in self.truths.items()},
+            length=self.length[rows],
+            seeds=self.seeds[rows],
+            states=self.states[rows],
+            marks=self.marks,
+            horizons=self.horizons,
+        )
+
     def at(self, stream: str, horizon: int) -> np.ndarray:
         """True frames `(G, k, ...)` after `horizon` actions, one of `horizons`."""
         return self.truths[stream][:, :, self.horizons.index(horizon)]

@@ -75,6 +75,11 @@ def render(report: dict[str, Any], show: Show | None = None) -> str:
         body += [_life(name, life) for name, life in report["long"].items()]
     body.append(_events(report))
     body.append(f"<h2>Where this was measured</h2><pre>{escape(json.dumps(_provenance(report), indent=1))}</pre>")
+    return html_page(title, body)
+
+
+def html_page(title: str, body: Sequence[str]) -> str:
+    """A whole page of these parts, with the style of all reports."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -110,10 +115,11 @@ def _plots(table: dict[str, Any], horizons: list[int]) -> str:
         drawn.append((figures.ssim_plot(table, horizons), "Structural similarity; higher is better."))
     if any(v is not None for v in table["action_ratio"]["mean"]):
         drawn.append((figures.action_plot(table, horizons), "Above 1: the world needs the right actions to be right."))
-    return f'<div class="plots">{"".join(_figure(svg, text) for svg, text in drawn)}</div>'
+    return f'<div class="plots">{"".join(html_figure(svg, text) for svg, text in drawn)}</div>'
 
 
-def _figure(content: str, caption: str) -> str:
+def html_figure(content: str, caption: str) -> str:
+    """A drawing (SVG or `<img>`) with a line below it."""
     return f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -134,7 +140,7 @@ def _numbers(table: dict[str, Any], report: dict[str, Any]) -> str:
         columns += [("PSNR dB", table["psnr"]), ("SSIM", table["ssim"]["mean"])]
     rows = [[h, *(values[i] for _, values in columns)] for i, h in enumerate(report["horizons"])]
     return (
-        _table(["step", *(name for name, _ in columns)], rows)
+        html_table(["step", *(name for name, _ in columns)], rows)
         + f'<p class="note">Unrelated true frames are {_show(table["ceiling"])} apart ({escape(table["unit"])}).</p>'
     )
 
@@ -142,6 +148,8 @@ def _numbers(table: dict[str, Any], report: dict[str, Any]) -> str:
 def _show(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return escape(value)
     if isinstance(value, (list, tuple)):
         return "–" if None in value else " … ".join(_show(v) for v in value)
     return str(value) if isinstance(value, int) else f"{value:.3g}"
@@ -154,7 +162,7 @@ def _scene(scene: Scene, show: Show, horizons: list[int]) -> str:
         if stream.kind == "vector":
             length = min(len(dreamed), max(32, len(true)))
             svg = figures.trajectory_plot(true[:length], dreamed[:length])
-            parts.append(_figure(svg, f"{name}: each dimension over time."))
+            parts.append(html_figure(svg, f"{name}: each dimension over time."))
             continue
         shown = min(len(dreamed), max(16, len(true)), 96)
         moving = film.animation(film.enlarged(film.panels(true[:shown], dreamed[:shown]), 128), show.fps)
@@ -164,9 +172,9 @@ def _scene(scene: Scene, show: Show, horizons: list[int]) -> str:
             if h <= len(dreamed)
         ]
         strip = film.filmstrip([{h: f[h - 1] for h in marks if h <= len(f)} for f in (true, dreamed) if len(f)], marks)
-        parts.append(_figure(_image(moving, "webp", "film"), f"{name}: truth, world, difference."))
+        parts.append(html_figure(_image(moving, "webp", "film"), f"{name}: truth, world, difference."))
         parts.append(
-            f'<div class="strip">{_figure(_image(strip, "png", ""), "Above the truth, below the world.")}</div>'
+            f'<div class="strip">{html_figure(_image(strip, "png", ""), "Above the truth, below the world.")}</div>'
         )
     return "".join(parts)
 
@@ -181,7 +189,7 @@ def _life(name: str, life: dict[str, Any]) -> str:
         "Motion: change from frame to frame. Spread: contrast inside a frame. Strangeness: distance to the nearest "
         "true frame of other episodes."
     )
-    return f'<div class="plots">{_figure(figures.life_plot(life), caption)}</div>'
+    return f'<div class="plots">{html_figure(figures.life_plot(life), caption)}</div>'
 
 
 def _events(report: dict[str, Any]) -> str:
@@ -195,22 +203,22 @@ def _events(report: dict[str, Any]) -> str:
         keys = ("n", "positives", "auroc", "precision", "precision_interval", "recall", "recall_interval")
         ends.append([label, *(end[key] for key in keys)])
     heads = ["", "n", "error", "error of the mean", "correlation", "not 0", "precision", "recall", "balanced accuracy"]
-    parts.append("<h2>Rewards</h2>" + _table(heads, rewards))
+    parts.append("<h2>Rewards</h2>" + html_table(heads, rewards))
     heads = ["", "n", "ends", "AUROC", "precision", "95 %", "recall", "95 %"]
-    parts.append("<h2>Ends</h2>" + _table(heads, ends))
+    parts.append("<h2>Ends</h2>" + html_table(heads, ends))
     note = "One step: after true contexts, chosen so that rewards and ends occur. Rollout: its first 32 frames."
     parts.append(f'<p class="note">{note}</p>')
     if report.get("speed"):
         keys = ("sessions", "frames_per_second", "step_ms_median", "step_ms_p95", "steps")
         heads = ["sessions", "frames a second", "step, median ms", "step, 95th percentile ms", "steps timed"]
-        parts.append("<h2>Speed</h2>" + _table(heads, [[row[key] for key in keys] for row in report["speed"]]))
+        parts.append("<h2>Speed</h2>" + html_table(heads, [[row[key] for key in keys] for row in report["speed"]]))
         if report.get("environment_frames_per_second"):
             real = _show(report["environment_frames_per_second"])
             parts.append(f'<p class="note">The environment itself: {real} steps a second, one at a time.</p>')
     return "".join(parts)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Rows of values under headings, the first column being each row's name."""
     top = "".join(f"<th>{escape(head)}</th>" for head in heads)
     body = "".join(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from . import report
 from .endurance import endurance, long_dream
 from .gather import Gathered
 from .moments import POLICY
+from .progress import progress_bar
 from .provenance import commit, hardware
 from .rollout import Dreamer
 from .source import EnvLike, open_truth
@@ -137,7 +137,7 @@ def measure(
     )
     gathered = Gathered(spec, marks, seed)
     total = 2 * episodes * marks[-1] + min(_SCENES, episodes) * long
-    with _progress(f"evaluating {name}", total, progress) as advance:
+    with progress_bar(f"evaluating {name}", total, progress) as advance:
         shown: Truth | None = None
         for truth in truths:
             gathered.add(dreamer, truth, advance)
@@ -198,23 +198,3 @@ def _version() -> str | None:
         return version("terrella")
     except PackageNotFoundError:
         return None
-
-
-@contextmanager
-def _progress(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Give a function that counts frames, and a bar on the error stream while the block runs."""
-    if not shown:
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda n: bar.advance(task, n)

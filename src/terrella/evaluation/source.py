@@ -47,7 +47,7 @@ def open_truth(
             if env is not None or dataset is None:
                 raise
     if made is not None:
-        taken = frozenset() if dataset is None else _used(dataset)
+        taken = frozenset() if dataset is None else used_seeds(dataset)
         truths = from_environment(
             made,
             spec,
@@ -106,5 +106,6 @@ def _sizes(spec: WorldSpec, episodes: int, length: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(episodes), parts)]
 
 
-def _used(dataset: Dataset) -> frozenset[int]:
+def used_seeds(dataset: Dataset) -> frozenset[int]:
+    """Seeds that a dataset was recorded from."""
     return frozenset(seed for seed in dataset.seeds if seed is not None)

@@ -1,0 +1,127 @@
+"""Entrants damaged on purpose: does a score fall when it should, and only then?
+
+Each is an entrant of its own, under the name `<name>, <damage>`. What goes through `start` and `rollout` alone can be
+done to any entrant; weights and denoising steps are those of a world.
+
+    actions late         each action arrives one step late; the first step gets the last action of the context
+    frames late          each frame is shown one step late; the first one is the last of the context
+    frames frozen        the first frame of every four is shown until the next
+    memory cleared       after every eight frames the session begins anew from the last one, without a past
+    1 denoising step     a frame, or the fewest that its decoder was trained for
+    weights of 3 bits    in linear and convolution layers, one scale a row
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..engine import Frame
+from ..world import World
+from .entrant import Entrant, WorldEntrant
+
+Damage = Literal["actions late", "frames late", "frames frozen", "memory cleared"]
+_HOLD, _FORGET, _BITS = 4, 8, 3
+
+
+@dataclass
+class _Session:
+    """inner: the state. action: the last one given, `(B, W)`. shown: the last true or last dreamed frame `(B, ...)`."""
+
+    inner: Any
+    action: np.ndarray
+    shown: dict[str, np.ndarray]
+    seeds: Any
+    time: int = 0
+
+
+class Damaged:
+    """An entrant with one damage between it and whoever asks."""
+
+    def __init__(self, entrant: Entrant, damage: Damage) -> None:
+        self.entrant, self.damage = entrant, damage
+
+    def describe(self) -> dict[str, Any]:
+        """What the entrant says of itself, with the damage in its name."""
+        found = self.entrant.describe()
+        return {**found, "name": f"{found['name']}, {self.damage}", "damage": [self.damage, _HOLD, _FORGET]}
+
+    def start(self, observations: dict[str, np.ndarray], actions: Any = None, seeds: Any = 0) -> _Session:
+        """Begin sessions; with actions late, the past is told late as well."""
+        past = np.asarray(actions, np.float32)
+        last = past[:, -1] if past.shape[1] else np.zeros((len(past), past.shape[2]), np.float32)
+        given = past
+        if self.damage == "actions late" and past.shape[1]:
+            given = np.concatenate([past[:, :1], past[:, :-1]], 1)
+        shown = {name: np.asarray(frames)[:, -1] for name, frames in observations.items()}
+        return _Session(self.entrant.start(observations, given, seeds), last, shown, seeds)
+
+    def rollout(self, state: _Session, actions: Any) -> tuple[_Session, Frame]:
+        """Go on, damaged."""
+        rows = np.asarray(actions, np.float32)
+        if self.damage == "memory cleared":
+            return self._forgetting(state, rows)
+        given = np.concatenate([state.action[:, None], rows[:, :-1]], 1) if self.damage == "actions late" else rows
+        inner, frame = self.entrant.rollout(state.inner, given)
+        steps, seen = rows.shape[1], {}
+        if self.damage == "frames frozen":
+            at = [max(-1, _HOLD * ((state.time + t) // _HOLD) - state.time) for t in range(steps)]
+        else:
+            at = [t - (self.damage == "frames late") for t in range(steps)]
+        for name, frames in frame.observation.items():  # place 0 is what was shown last
+            seen[name] = np.concatenate([state.shown[name][:, None], frames], 1)[:, np.array(at) + 1]
+        kept = frame.observation if self.damage == "frames late" else seen
+        shown = {name: np.asarray(frames)[:, -1] for name, frames in kept.items()}
+        return _Session(inner, rows[:, -1], shown, state.seeds, state.time + steps), replace(frame, observation=seen)
+
+    def close(self) -> None:
+        """Close the entrant."""
+        self.entrant.close()
+
+    def _forgetting(self, state: _Session, rows: np.ndarray) -> tuple[_Session, Frame]:
+        frames: list[Frame] = []
+        while rows.shape[1]:
+            if state.time and state.time % _FORGET == 0:
+                alone = {name: frame[:, None] for name, frame in state.shown.items()}
+                state.inner = self.entrant.start(
+                    alone, np.zeros((len(rows), 0, rows.shape[2]), np.float32), state.seeds
+                )
+            now, rows = np.split(rows, [_FORGET - state.time % _FORGET], 1)
+            inner, frame = self.entrant.rollout(state.inner, now)
+            frames.append(frame)
+            shown = {name: np.asarray(v)[:, -1] for name, v in frame.observation.items()}
+            state = _Session(inner, now[:, -1], shown, state.seeds, state.time + now.shape[1])
+        streams = {n: np.concatenate([f.observation[n] for f in frames], 1) for n in frames[0].observation}
+        reward, ended = (np.concatenate([getattr(f, key) for f in frames], 1) for key in ("reward", "terminated"))
+        return state, Frame(streams, reward, ended)
+
+
+def coarse(world: World, bits: int = _BITS) -> World:
+    """A copy of a world with weights rounded to `bits` bits, one scale for each output of a layer."""
+    copied, most = copy.deepcopy(world), 2 ** (bits - 1) - 1
+    with torch.no_grad():
+        for module in copied.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                rows = module.weight.flatten(1)
+                scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / most
+                module.weight.copy_(((rows / scale).round() * scale).view_as(module.weight))
+    return copied
+
+
+def damages(world: World) -> Iterator[Entrant]:
+    """A world, then each damage done to it."""
+    whole = WorldEntrant(world)
+    yield whole
+    kinds: tuple[Damage, ...] = ("actions late", "frames late", "frames frozen", "memory cleared")
+    for kind in kinds:
+        yield Damaged(whole, kind)
+    if min(world.decoder.choices) < world.decoder.steps:
+        fewest = min(world.decoder.choices)
+        yield WorldEntrant(world, {"steps": fewest}, f"{world.name}, {fewest} denoising step{'s' * (fewest > 1)}")
+    yield WorldEntrant(coarse(world), name=f"{world.name}, weights of {_BITS} bits")

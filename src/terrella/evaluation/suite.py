@@ -1,0 +1,269 @@
+"""What has a world understood? A list of measurements, each of every entrant, kept as it is made.
+
+All entrants meet the same moments, futures and noise seeds. A result is kept in `out/kept`, one file a measurement and
+entrant, with the settings it was made under; it is made anew only if these differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from ..arenas import describe, make
+from ..data import Dataset, Policy
+from ..errors import ConfigError, EntrantError, WorldError, did_you_mean
+from ..files import atomic
+from ..spec import WorldSpec
+from ..world import World
+from .entrant import Entrant, WorldEntrant, open_entrant
+from .forks import Forks, fork_groups
+from .measurements import SUITES, Advance, Measurement, measure_forks, measure_loss, measure_nothing
+from .moments import POLICY, Stage
+from .progress import progress_bar
+from .provenance import commit, hardware
+from .references import ActionBlind, CopyLast, Oracle, RandomFrames
+from .rollout import Dreamer
+from .run import LEAD, default_context, measure
+from .source import EnvLike, make_env, used_seeds
+
+FORMAT = 1
+_BLIND = 2  # plans over which an entrant takes the mean that knows all but the actions
+
+
+@dataclass
+class Ground:
+    """Where entrants meet: one environment, and the true futures of each kind, made when first asked for."""
+
+    env: gym.Env
+    spec: WorldSpec
+    context: int
+    lead: int
+    policy: str | Policy
+    seed: int
+    taken: frozenset[int] = frozenset()
+    _made: dict[Any, Forks] = field(default_factory=dict)
+
+    @cached_property
+    def stage(self) -> Stage:
+        """Plays the truth for references."""
+        return Stage(self.env, self.spec, self.seed, policy=self.policy)
+
+    def forbids(self, m: Measurement) -> str | None:
+        """Why the environment does not allow a measurement, or None."""
+        if m.what != "drift" and (self.stage.fork is None or not self.stage.fork.exact):
+            return "this environment cannot be forked exactly, so its futures cannot be compared."
+        if m.what == "null" and self.spec.noop is None:
+            return "this environment has no action that is known to do nothing."
+        return None
+
+    def forks(self, m: Measurement) -> Forks:
+        """Futures of a measurement."""
+        every = m.what in ("loss", "null")  # these look at every frame
+        marks = tuple(range(1, max(m.marks) + 1)) if every else m.marks
+        key = (m.kind, m.groups, m.branches, marks, m.shift)
+        if key not in self._made:
+            how: dict[str, Any] = {"context": self.context, "lead": self.lead, "policy": self.policy}
+            how |= {"branches": m.branches, "marks": marks, "shift": m.shift, "kind": m.kind}
+            groups = fork_groups(self.env, self.spec, sizes=[m.groups], seed=self.seed, taken=self.taken, **how)
+            self._made[key] = next(groups)
+        return self._made[key]
+
+    def reference(self, name: str, forks: Forks) -> Dreamer:
+        """Who knows everything, nothing of actions, nothing of change, or nothing: one of `REFERENCES`."""
+        if name == "last frame held":
+            return CopyLast()
+        if name == "random frames":
+            bank = {stream: frames.reshape(-1, *frames.shape[2:]) for stream, frames in forks.observations.items()}
+            return RandomFrames(bank, self.seed)
+        known = Oracle(self.stage, dict(zip(forks.seeds, forks.states)))
+        if name == "true simulator":
+            return known
+        steps = forks.branches.shape[2]
+        plans = self.stage.draw(np.random.default_rng([self.seed, 3]), _BLIND * steps).reshape(_BLIND, steps, -1)
+        return ActionBlind(known, plans)
+
+
+REFERENCES = ("true simulator", "action-blind", "last frame held", "random frames")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder of results, each beside the settings it was made under."""
+
+    folder: Path | None
+
+    def get(self, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+        """The result made under these settings, from the folder if it is there, and whether it was."""
+        plain = json.loads(json.dumps(settings))
+        path = None if self.folder is None else self.folder / _file(plain)
+        if path is not None and path.exists():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                found = {}
+            if found.get("settings") == plain:
+                return found["result"], True
+        began = time.perf_counter()
+        result = {**make(), "seconds": round(time.perf_counter() - began, 1)}
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as unfinished:
+                unfinished.write_text(json.dumps({"settings": plain, "result": result}) + "\n", encoding="utf-8")
+        return result, False
+
+
+def _file(settings: dict[str, Any]) -> str:
+    """Name a result: measurement, entrant, and a hash that keeps names that look alike apart."""
+    names = (settings["measurement"]["name"], settings["entrant"]["name"])
+    short = "-".join("".join(c if c.isalnum() else "-" for c in name.lower())[:40] for name in names)
+    return f"{short}-{hashlib.blake2b(repr(names).encode(), digest_size=4).hexdigest()}.json"
+
+
+def run_suite(
+    world: World | str | Path | None,
+    entrants: Sequence[Entrant | str] = (),
+    *,
+    env: EnvLike | None = None,
+    suite: str | Sequence[Measurement] = "core",
+    references: bool = True,
+    dataset: Dataset | None = None,
+    context: int | None = None,
+    lead: int = LEAD,
+    policy: str | Policy = POLICY,
+    seed: int = 0,
+    device: str | None = None,
+    engine: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure a world, other entrants and references, and return a table of each measurement, as JSON values.
+
+    world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
+    `core`, `full` or measurements of one's own. dataset: recordings whose seeds are left out. engine: settings of the
+    world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. Others as in `evaluate`.
+
+    A measurement that the environment does not allow has `missing`, the reason. Raises `ConfigError` when nobody takes
+    part, `UnknownName` for a suite there is not, `EntrantError` for an entrant that cannot be reached.
+    """
+    plan = _plan(suite)
+    loaded = World.load(world) if isinstance(world, (str, Path)) else world
+    if loaded is None and (env is None or not entrants):
+        raise ConfigError("nobody to measure: give a world, or an environment and an entrant.")
+    made = make_env(loaded.spec, env) if loaded is not None else make(env if env is not None else "")
+    spec = loaded.spec if loaded is not None else describe(made)
+    names = default_context(loaded) if loaded is not None else 4
+    taken = used_seeds(dataset) if dataset is not None else frozenset()
+    ground = Ground(made, spec, names if context is None else context, lead, policy, seed, taken)
+    if device is not None:
+        engine = {**(engine or {}), "device": device}
+    takers: list[Entrant] = [] if loaded is None else [WorldEntrant(loaded, engine)]
+    try:
+        takers += [open_entrant(e, spec) if isinstance(e, str) else e for e in entrants]
+        called = [entrant.describe()["name"] for entrant in takers] + list(REFERENCES if references else ())
+        if len(set(called)) < len(called):
+            raise ConfigError(f"entrants are called {called}; each needs a name of its own.")
+        kept = Kept(None if out is None else Path(out) / "kept")
+        result = _run(plan, ground, takers, kept, references, progress, env)
+    finally:
+        for entrant in takers:
+            entrant.close()
+        made.close()
+    result |= {
+        "format": FORMAT,
+        "suite": suite if isinstance(suite, str) else "own",
+        "world": loaded.name if loaded is not None else None,
+        "env": asdict(spec.env),
+        "settings": {"context": ground.context, "lead": lead, "policy": _named(policy), "seed": seed},
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+    result = json.loads(json.dumps(result))  # equal to what is read from the file
+    if out is not None:
+        from .suite_page import write
+
+        write(result, Path(out))
+    return result
+
+
+def _run(
+    plan: Sequence[Measurement],
+    ground: Ground,
+    takers: list[Entrant],
+    kept: Kept,
+    references: bool,
+    progress: bool,
+    env: EnvLike | None,
+) -> dict[str, Any]:
+    """Each measurement of each entrant, from what is kept or anew."""
+    common = {"env": asdict(describe(ground.env).env), "context": ground.context, "lead": ground.lead}
+    common |= {"policy": _named(ground.policy), "seed": ground.seed, "taken": len(ground.taken), "format": FORMAT}
+    described = [entrant.describe() for entrant in takers]
+    total = sum(m.frames * (len(takers) + (len(REFERENCES) if references and m.forked else 0)) for m in plan)
+    table: dict[str, Any] = {}
+    reused = 0
+    with progress_bar("suite", total, progress) as advance:
+        for m in plan:
+            rows: dict[str, Any] = {}
+            table[m.name] = {"measurement": asdict(m), "entrants": rows}
+            if (missing := ground.forbids(m)) is not None:
+                table[m.name]["missing"] = missing
+                continue
+            members: list[tuple[Entrant | None, dict[str, Any]]] = list(zip(takers, described))
+            if references and m.forked:
+                members += [(None, {"name": name, "kind": "reference", "plans": _BLIND}) for name in REFERENCES]
+            for entrant, said in members:
+                if m.what == "loss" and not isinstance(entrant, WorldEntrant):
+                    continue
+                name = said["name"]
+                try:
+                    settings = {**common, "measurement": asdict(m), "entrant": said}
+                    anew = partial(_measure, m, entrant, name, ground, advance, env)
+                    rows[name], old = kept.get(settings, anew)
+                except (EntrantError, WorldError) as error:  # not kept: it may answer the next time
+                    rows[name], old = {"error": str(error)}, False
+                if old:
+                    reused += 1
+                    advance(m.frames)
+    return {"entrants": described, "measurements": table, "reused": reused}
+
+
+def _measure(
+    m: Measurement, entrant: Entrant | None, name: str, ground: Ground, advance: Advance, env: EnvLike | None
+) -> dict[str, Any]:
+    """Measure one entrant, or where there is none the reference of that name."""
+    streams = ground.spec.modelled
+    if m.what == "drift" and entrant is not None:
+        how: dict[str, Any] = {"context": ground.context, "lead": ground.lead, "policy": ground.policy, "long": 0}
+        how |= {"seed": ground.seed, "speed": False, "progress": False, "horizons": m.marks, "episodes": m.groups}
+        report = measure(entrant, ground.spec, env, name=m.name, **how)
+        advance(m.frames)
+        keys = ("streams", "horizons", "n_groups", "summary", "action_differs")
+        return {key: report[key] for key in keys}
+    forks = ground.forks(m)
+    if m.what == "loss" and isinstance(entrant, WorldEntrant):
+        return measure_loss(entrant, forks, m.marks, m.draws, advance)
+    dreamer = entrant or ground.reference(name, forks)
+    if m.what == "null":
+        return measure_nothing(dreamer, forks, ground.stage, streams, advance)
+    return measure_forks(dreamer, forks, streams, advance)
+
+
+def _plan(suite: str | Sequence[Measurement]) -> tuple[Measurement, ...]:
+    if not isinstance(suite, str):
+        return tuple(suite)
+    if suite not in SUITES:
+        raise did_you_mean(suite, SUITES, "suite")
+    return SUITES[suite]
+
+
+def _named(policy: str | Policy) -> str:
+    return policy if isinstance(policy, str) else repr(policy)
