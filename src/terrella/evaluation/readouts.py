@@ -76,7 +76,9 @@ def _network(x: np.ndarray, y: np.ndarray, seed: int) -> Predict:
     values, vectors = np.linalg.eigh(x @ x.T)
     keep = np.argsort(values)[::-1][: min(COMPONENTS, x.shape[1])]
     keep = keep[values[keep] > FLAT * max(float(values[-1]), 1e-300)]
-    basis = x.T @ (vectors[:, keep] / np.maximum(values[keep], 1e-300)) * np.sqrt(len(x))  # components of unit variance
+    # Not whitened: components that hardly vary would be as loud as the others.
+    basis = vectors[:, keep] / np.sqrt(np.maximum(values[keep], 1e-300))
+    basis = x.T @ basis / np.sqrt(max(float(values[keep].mean()), 1e-300) / len(x)) if len(keep) else x.T[:, :0]
     generator = torch.Generator().manual_seed(seed)
     sizes = (len(keep), HIDDEN, y.shape[1])
     weights = [torch.randn(a, b, generator=generator) / max(a, 1) ** 0.5 for a, b in itertools.pairwise(sizes)]
