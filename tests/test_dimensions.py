@@ -16,7 +16,7 @@ from terrella.evaluation.probes import pixel_reader
 from terrella.evaluation.references import CopyLast, Oracle
 
 LIGHT = [d for d in PERCEPTION if "Blocks" not in d.arena]
-PUCKS = [d for d in PREDICTION if "Pucks" in d.arena]
+SEEN = [d for d in PREDICTION if "MetaWorld" not in d.arena]
 
 
 def test_all_dimensions_are_there():
@@ -39,8 +39,10 @@ def test_items_are_balanced_and_differ_by_their_factors(dimension):
     seen = {(frame.tobytes(), int(a)) for frame, a in zip(frames, answers)}
     assert len({f for f, _ in seen}) == len(seen), "equal pictures with different answers"
     assert (frames.astype(float).std((1, 2, 3, 4)) > 0).all()
-    again = build_items(dimension, env, layouts=1)
-    np.testing.assert_array_equal(again.observations[next(iter(again.observations))], frames)
+    again = build_items(dimension, env, layouts=2)
+    (both,) = again.observations.values()
+    np.testing.assert_array_equal(both[: len(frames)], frames)
+    assert (both[len(frames) :] != frames).any()
     env.close()
 
 
@@ -87,17 +89,19 @@ def test_ties_share_credit():
     np.testing.assert_allclose(credit(said, np.array([0, 2, 1])), [0.5, 0.0, 1 / 3])
 
 
-@pytest.mark.parametrize("dimension", PUCKS, ids=lambda d: d.id)
+@pytest.mark.parametrize("dimension", SEEN, ids=lambda d: d.id)
 def test_the_truth_foresees_and_copies_do_not(dimension):
     env = dimension.make()
-    forks = dimension_forks(dimension, env, layouts=1)
+    forks = dimension_forks(dimension, env, layouts=2)
     oracle = Oracle(Stage(env, describe(env), 0), dict(zip(forks.seeds, forks.states)))
     (known,) = foresee(dimension, oracle, env, forks)["streams"].values()
-    assert known["all"]["left"] == [4.0]
+    (left,), (chance,) = known["all"]["left"], known["all"]["chance"]
+    assert 2 <= left <= 4  # a step into a wall is a rest
+    assert left == 4 or "Blocks" in dimension.arena
     assert known["all"]["row"]["mean"] == [1.0]
     assert known["all"]["column"]["mean"] == [1.0]
     (copied,) = foresee(dimension, CopyLast(), env, forks)["streams"].values()
-    assert copied["all"]["row"]["mean"] == pytest.approx([0.25])
+    assert copied["all"]["row"]["mean"] == pytest.approx([chance])
     env.close()
 
 

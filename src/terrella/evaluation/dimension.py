@@ -121,6 +121,10 @@ def build_items(dimension: Dimension, env: gym.Env, layouts: int, seed: int = 0)
             states.append(fork.save())
             labels.append(layout)
             places.append([numbered[name][level] for name, level in levels.items()])
+    if len({len(trace) for trace in traces}) > 1:
+        raise ArenaError(
+            f"layouts of dimension {dimension.id!r} have different numbers of things; fix their count in its settings."
+        )
     observations = {n: np.stack([np.stack([f[n] for f in item]) for item in frames]) for n in spec.modelled}
     past = np.broadcast_to(rest.astype(np.float32), (len(frames), dimension.frames - 1, rest.size)).copy()
     columns = np.array(places, np.int64).reshape(len(frames), len(dimension.factors))

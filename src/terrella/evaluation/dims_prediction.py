@@ -77,7 +77,13 @@ def held_twice(spec: WorldSpec, chance: np.random.Generator) -> np.ndarray:
 _PUCKS: dict[str, Any] = {"arena": "terrella/Pucks-v0", "classes": 4, "frames": 3, "branches": pushes}
 _WAYS: dict[str, Any] = {"factors": {"way": (0, 1, 2, 3), "speed": (0.4, 0.8)}}
 _ONE, _TWO = {"count": (1, 1), "drag": 0.0}, {"count": (2, 2), "drag": 0.0}
-_BLOCKS: dict[str, Any] = {"arena": "terrella/Blocks-v0", "classes": 4, "build": _as_reset, "frames": 1}
+_BLOCKS: dict[str, Any] = {
+    "arena": "terrella/Blocks-v0",
+    "classes": 4,
+    "build": _as_reset,
+    "frames": 1,
+    "settings": {"count": (8, 8)},
+}
 _ARM: dict[str, Any] = {"arena": "terrella/MetaWorld-v0", "classes": 4, "build": _as_reset, "frames": 1}
 PREDICTION = (
     Dimension(

@@ -35,7 +35,7 @@ def dimension_forks(dimension: Dimension, env: gym.Env, layouts: int, seed: int 
     length = np.zeros((count, k), np.int64)
     for g in range(count):
         for b in range(k):
-            fork.restore(items.states[g])
+            observation = fork.restore(items.states[g])
             for row in sets[g, b].astype(np.float64):
                 observation, _, terminated, truncated, _ = env.step(codec.decode(spec.action, row))
                 length[g, b] += 1
