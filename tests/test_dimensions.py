@@ -15,7 +15,6 @@ from terrella.evaluation.prediction import dimension_forks, foresee
 from terrella.evaluation.probes import pixel_reader
 from terrella.evaluation.references import CopyLast, Oracle
 
-LIGHT = [d for d in PERCEPTION if "Blocks" not in d.arena]
 SEEN = [d for d in PREDICTION if "MetaWorld" not in d.arena]
 
 
@@ -54,7 +53,7 @@ def state(traces: np.ndarray) -> np.ndarray:
     return np.concatenate([traces, traces**2, *marks], 1)
 
 
-@pytest.mark.parametrize("dimension", LIGHT, ids=lambda d: d.id)
+@pytest.mark.parametrize("dimension", PERCEPTION, ids=lambda d: d.id)
 def test_who_knows_the_state_is_right_and_who_is_blind_is_at_chance(dimension):
     env = dimension.make()
     items = build_items(dimension, env, layouts=12)
