@@ -1,0 +1,100 @@
+"""What a world perceives, one dimension at a time: answers read out of features, and what should not change them.
+
+A readout is fitted on the items of some layouts and answers those of others. Every answer is equally frequent in each
+layout, so whoever sees nothing is right in 1 of `classes`.
+
+Entanglement says how much the share of right answers p_i follows the level i of a factor that should not matter:
+
+    s-RE = mean_i |pbar - p_i| / pbar,   pbar = mean_i p_i
+
+Ref: Gao et al. 2025, arXiv 2506.21876, section 5; the absolute value is from its prose.
+Differs: it is given for every factor beside what chance alone would give, from levels permuted within layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from .dimension import Dimension, Items
+from .probes import HELD_OUT, Reader
+from .readouts import Kind, fit
+from .stats import bootstrap
+
+PERMUTED = 200  # draws of levels for what entanglement chance gives
+TIE = 1e-6  # answers nearer to one another than this share the credit
+
+
+def perceive(
+    dimension: Dimension, items: Items, features: np.ndarray, *, kind: Kind = "linear", seed: int = 0
+) -> dict[str, Any]:
+    """Score one dimension of perception, as JSON values.
+
+    features `(n, D)`, as `read` has them. `accuracy` with its bootstrap 95 % interval by layout, `chance`, `kappa` =
+    (accuracy - chance) / (1 - chance), `entanglement` by factor, `raw` share of right answers by held-out layout.
+    Raises `ConfigError` for a dimension of prediction, or fewer than three layouts.
+    """
+    names = np.unique(items.layouts)
+    if "answer" not in items.factors or len(names) < 3:
+        raise ConfigError(
+            f"dimension {dimension.id!r} with {len(names)} layouts; expected one of perception with at least three, "
+            "two to fit a readout on and one to test."
+        )
+    order = np.random.default_rng([seed, 3]).permutation(names)
+    out = np.isin(items.layouts, order[: min(len(names) - 2, max(1, round(HELD_OUT * len(names))))])
+    answers = np.eye(dimension.classes)[items.factors["answer"]]
+    said = fit(features[~out], answers[~out], items.layouts[~out], kind, seed)(features[out])
+    right = credit(said, items.factors["answer"][out])
+    layouts = items.layouts[out]
+    middle, low, high = bootstrap(right[:, None], groups=layouts)
+    rest = {name: places[out] for name, places in items.factors.items() if name != "answer"}
+    return {
+        "id": dimension.id,
+        "kind": kind,
+        "items": int(out.sum()),
+        "fitted": int((~out).sum()),
+        "accuracy": float(middle[0]),
+        "interval": [_plain(low[0]), _plain(high[0])],
+        "chance": dimension.chance,
+        "kappa": float((middle[0] - dimension.chance) / (1 - dimension.chance)),
+        "entanglement": {name: entanglement(right, places, layouts, seed) for name, places in rest.items()},
+        "raw": {str(g): float(right[layouts == g].mean()) for g in np.unique(layouts)},
+        "approximates": dimension.approximates,
+    }
+
+
+def read(items: Items, reader: Reader, seeds: Sequence[int] | None = None) -> np.ndarray:
+    """Features `(n, D)` of all items; sessions of one layout share their seed, so that chance is no difference."""
+    return reader(items.observations, items.past, items.layouts.tolist() if seeds is None else seeds)
+
+
+def credit(said: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Credit `(n,)` of answers said with scores `(n, classes)`: 1 for the right one alone, shared among ties."""
+    best = said >= said.max(1, keepdims=True) - TIE
+    return np.where(best[np.arange(len(said)), answers], 1 / best.sum(1), 0.0)
+
+
+def entanglement(right: np.ndarray, places: np.ndarray, layouts: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """s-RE over the levels `(n,)` of a factor: its value, that of permuted levels, and the share right by level."""
+    chance = np.random.default_rng([seed, 4])
+    order = np.argsort(layouts, kind="stable")
+    drawn = []
+    for _ in range(PERMUTED):
+        shuffled = np.empty_like(places)
+        shuffled[order] = places[np.lexsort((chance.random(len(places)), layouts))]
+        drawn.append(_s_re(right, shuffled))
+    by_level = {str(level): float(right[places == level].mean()) for level in np.unique(places)}
+    return {"s_re": _plain(_s_re(right, places)), "permuted": _plain(float(np.mean(drawn))), "by_level": by_level}
+
+
+def _s_re(right: np.ndarray, places: np.ndarray) -> float:
+    shares = np.array([right[places == level].mean() for level in np.unique(places)])
+    mean = shares.mean()
+    return float(np.abs(mean - shares).mean() / mean) if mean > 0 else float("nan")
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,104 @@
+"""Small readouts fitted on features: ridge regression in closed form, and a network of one hidden layer.
+
+Both standardise features and answers by the fitting rows alone. How strongly ridge is held back is chosen on a fifth
+of the fitting *groups*, so that rows of one episode never stand on both sides. Features may be many more than rows:
+ridge is solved in its dual form, whose cost follows from the rows, and the network sees the first principal components.
+
+Ref: Alain and Bengio 2016, arXiv 1610.01644 (linear probes); Hewitt and Liang 2019, arXiv 1909.03368 (controls).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+
+Kind = Literal["linear", "mlp"]
+STRENGTHS = tuple(10.0**e for e in range(-4, 4))  # of the penalty, for features of unit variance
+COMPONENTS, HIDDEN, UPDATES = 128, 64, 300  # of the network
+FLAT = 1e-8  # a feature that varies less, relative to the largest, is noise of rounding
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def fit(features: np.ndarray, answers: np.ndarray, groups: np.ndarray, kind: Kind = "linear", seed: int = 0) -> Predict:
+    """Fit answers `(n, M)` from features `(n, D)`; returns a function `(m, D) -> (m, M)`.
+
+    groups `(n,)`: rows that must not be parted when the penalty is chosen. Classes are answers in one-hot form. Raises
+    `ConfigError` for arrays that do not fit, another kind, fewer than two groups, or numbers that are not finite.
+    """
+    if kind not in get_args(Kind):
+        raise ConfigError(f"kind is {kind!r}; expected one of {', '.join(get_args(Kind))}.")
+    if features.ndim != 2 or answers.ndim != 2 or not len(features) == len(answers) == len(groups):
+        raise ConfigError(
+            f"features {features.shape}, answers {answers.shape} and groups {np.shape(groups)} do not fit; expected "
+            "(n, D), (n, M) and (n,)."
+        )
+    if len(np.unique(groups)) < 2:
+        raise ConfigError("a readout is fitted on at least two groups; gather more episodes.")
+    if not (np.isfinite(features).all() and np.isfinite(answers).all()):
+        raise ConfigError("features or answers hold numbers that are not finite; no readout can be fitted on them.")
+    inputs, outputs = _standard(features), _standard(answers)
+    x, y = inputs[0](features), outputs[0](answers)
+    inner = _ridge(x, y, groups, seed) if kind == "linear" else _network(x, y, seed)
+    return lambda new: outputs[1](inner(inputs[0](new)))
+
+
+def _standard(rows: np.ndarray) -> tuple[Predict, Predict]:
+    """Functions to units of the standard deviation and back; what does not vary becomes 0."""
+    rows = rows.astype(np.float64)
+    mean, deviation = rows.mean(0), rows.std(0)
+    varies = deviation > FLAT * max(1.0, float(np.abs(mean).max(initial=0)))
+    scale = np.where(varies, deviation, 1.0)
+    return lambda x: np.where(varies, (x - mean) / scale, 0.0), lambda x: np.where(varies, x, 0.0) * scale + mean
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Predict:
+    gram = x @ x.T / x.shape[1]
+    names = np.random.default_rng(seed).permutation(np.unique(groups))
+    out = np.isin(groups, names[: max(1, len(names) // 5)])
+    part, cross = gram[np.ix_(~out, ~out)], gram[np.ix_(out, ~out)]
+    errors = [float(np.square(cross @ _solved(part, y[~out], s) - y[out]).mean()) for s in STRENGTHS]
+    dual = x.T @ _solved(gram, y, STRENGTHS[int(np.argmin(errors))]) / x.shape[1]
+    return lambda new: new @ dual
+
+
+def _solved(gram: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+    return np.linalg.solve(gram + strength * np.eye(len(gram)), y)
+
+
+def _network(x: np.ndarray, y: np.ndarray, seed: int) -> Predict:
+    """Descend the squared error with all rows at once, AdamW and a falling rate."""
+    values, vectors = np.linalg.eigh(x @ x.T)
+    keep = np.argsort(values)[::-1][: min(COMPONENTS, x.shape[1])]
+    keep = keep[values[keep] > FLAT * max(float(values[-1]), 1e-300)]
+    # Not whitened: components that hardly vary would be as loud as the others.
+    basis = vectors[:, keep] / np.sqrt(np.maximum(values[keep], 1e-300))
+    basis = x.T @ basis / np.sqrt(max(float(values[keep].mean()), 1e-300) / len(x)) if len(keep) else x.T[:, :0]
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (len(keep), HIDDEN, y.shape[1])
+    weights = [torch.randn(a, b, generator=generator) / max(a, 1) ** 0.5 for a, b in itertools.pairwise(sizes)]
+    layers = [w.requires_grad_() for w in weights] + [torch.zeros(b, requires_grad=True) for b in sizes[1:]]
+
+    def network(rows: torch.Tensor) -> torch.Tensor:
+        return torch.relu(rows @ layers[0] + layers[2]) @ layers[1] + layers[3]
+
+    rows, aim = (torch.from_numpy(a).float() for a in (x @ basis, y))
+    optimiser = torch.optim.AdamW(layers, lr=1e-2, weight_decay=0.1)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, UPDATES)
+    with torch.enable_grad():
+        for _ in range(UPDATES):
+            optimiser.zero_grad()
+            (network(rows) - aim).square().mean().backward()
+            optimiser.step()
+            rate.step()
+
+    @torch.no_grad()
+    def predict(new: np.ndarray) -> np.ndarray:
+        return network(torch.from_numpy(new @ basis).float()).double().numpy()
+
+    return predict

@@ -1,0 +1,87 @@
+"""Readouts: what is in the features is found, what is not is not, and no episode stands on both sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from terrella import Engine
+from terrella.arenas import describe, make
+from terrella.errors import ArenaError, ConfigError
+from terrella.evaluation.moments import Stage
+from terrella.evaluation.probes import LatentReader, MemoryReader, pixel_reader, probe, probe_quantities, snapshots
+from terrella.evaluation.readouts import fit
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_what_is_there_is_found_and_what_is_not_is_not(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 12))
+    groups = np.arange(300) // 3
+    linear = x[:, :2] @ rng.normal(size=(2, 2)) + 5.0
+    seen = probe(x, linear, groups, kind=kind)
+    assert seen["r2"] > (0.999 if kind == "linear" else 0.9)
+    assert seen["interval"][0] <= seen["r2"] <= seen["interval"][1]
+    assert seen["shuffled"]["r2"] < 0.1
+    unseen = probe(x, rng.normal(size=(300, 2)), groups, kind=kind)
+    assert unseen["r2"] < 0.1
+    classes = probe(x, (x[:, 3] > 0).astype(int), groups, kind=kind)
+    assert classes["accuracy"] > 0.75
+    assert classes["shuffled"]["accuracy"] < 0.7
+
+
+def test_only_the_network_reads_a_product():
+    x = np.random.default_rng(1).normal(size=(600, 4))
+    answers = (x[:, 0] * x[:, 1] > 0).astype(int)
+    groups = np.arange(600)
+    assert probe(x, answers, groups, kind="linear")["accuracy"] < 0.65
+    assert probe(x, answers, groups, kind="mlp")["accuracy"] > 0.8
+
+
+def test_rows_of_a_group_are_held_out_together():
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(30), 10)
+    names = rng.normal(size=(30, 8))[groups]  # a feature that knows the episode and nothing else
+    answers = rng.normal(size=(30, 1))[groups]
+    assert probe(names, answers, groups)["r2"] < 0.5  # rows at random would give 1
+
+
+def test_more_features_than_rows_and_flat_features():
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.normal(size=(40, 500)), np.full((40, 3), 7.0)], 1)
+    predict = fit(x, x[:, :1], np.arange(40))
+    assert np.isfinite(predict(x)).all()
+    blind = fit(np.ones((40, 5)), x[:, :1], np.arange(40))(np.ones((2, 5)))
+    np.testing.assert_allclose(blind, x[:, :1].mean(), atol=1e-9)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    x = np.zeros((4, 2))
+    for features, groups in ((x[:3], np.arange(4)), (x, np.zeros(4)), (np.full((4, 2), np.nan), np.arange(4))):
+        with pytest.raises(ConfigError):
+            fit(features, np.zeros((4, 1)), groups)
+
+
+def test_a_world_is_probed_beside_pixels(pendulum_world):
+    env = make("Pendulum-v1")
+    found = snapshots(Stage(env, describe(env), 0), 60, context=3, lead=10)
+    assert len(set(found.seeds)) == 60
+    engine = Engine(pendulum_world, recall=2)
+    readers = {"latent": LatentReader(engine), "memory": MemoryReader(engine), "pixels": pixel_reader}
+    table = probe_quantities(found, readers, kinds=("linear",))
+    assert table
+    for by_reader in table.values():
+        assert set(by_reader) == set(readers)
+    speed = next(name for name in table if "speed" in name or "velocity" in name or "rate" in name)
+    assert table[speed]["pixels"]["linear"]["r2"] > 0.99  # a pendulum's observation tells it outright
+    assert table[speed]["latent"]["linear"]["r2"] > table[speed]["latent"]["linear"]["shuffled"]["r2"] + 0.3
+    env.close()
+
+
+def test_without_quantities_there_is_nothing_to_read():
+    env = make("Acrobot-v1")
+    stage = Stage(env, describe(env), 0)
+    stage.fork = None
+    with pytest.raises(ArenaError):
+        snapshots(stage, 2, context=1)
+    env.close()
