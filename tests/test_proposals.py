@@ -1,5 +1,10 @@
 """Mazes to walk in, read off their pictures, and the plans that come of it in a search."""
 
+import importlib
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -270,3 +275,54 @@ def test_following_and_planning_do_the_task():
     (planned,) = play(task, spec, envs[:1], starts[:1], actor)
     assert task.won(planned.held)
     assert len(planned.rewards) == len(followed[0].rewards)
+
+
+def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    bench = importlib.import_module("proposal")
+    monkeypatch.delitem(sys.modules, "proposal")
+    reasoner().save(tmp_path / "thinks-0" / "reasoner.safetensors")
+    how = [
+        "--sides",
+        "5",
+        "--seeds",
+        "0",
+        "--episodes",
+        "2",
+        "--record",
+        "120",
+        "--train",
+        "1steps",
+        "--preset",
+        "debug",
+    ]
+    how += [
+        "--rollouts",
+        "2",
+        "--proposals",
+        "1",
+        "--starts",
+        "2",
+        "--iters",
+        "2",
+        "--execute",
+        "11",
+        "--device",
+        "cpu",
+    ]
+    how += ["--reasoner", str(tmp_path / "thinks-{seed}"), "--out", str(tmp_path / "out")]
+    bench.main([*how, "--minutes", "0"])
+    assert json.loads(capsys.readouterr().out)["rows"] == []
+    bench.main([*how, "--actors", "walker", "random", "reasoned"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["who"] for row in rows] == ["walker", "random", "reasoned"]
+    assert rows[0]["success"] == 1.0
+    assert [row.get("model_steps") for row in rows] == [None, 44, 44]
+    assert 0 <= rows[2]["right"] <= 1
+    monkeypatch.setattr(bench.Bench, "run", None)  # nothing is left to do
+    bench.main([*how, "--actors", "walker", "reasoned"])
+    assert json.loads(capsys.readouterr().out)["rows"] == [rows[0], rows[2]]
+    plans = bench.Sticky(5, 0)({"pixels": np.zeros((3, 1))}, 4, 200)
+    kept = (plans[:, :, 1:] == plans[:, :, :-1]).mean()
+    assert plans.shape == (3, 4, 200, 1)
+    assert 0.75 < kept < 0.85  # a share of .75 is kept, and a fifth of what is drawn anew is the same
