@@ -39,6 +39,7 @@ from common import task_data, write_json
 import terrella
 from terrella.arenas import describe
 from terrella.engine import Engine
+from terrella.errors import ConfigError
 from terrella.files import atomic
 from terrella.planning import TASKS, Blind, Controller, Follower, MazeReader, Reasoned, begin, make_planner, play
 from terrella.planning.base import Plan, Planner
@@ -196,7 +197,10 @@ class Bench:
             objective, planner = task.objective({}, task.discount), self.planner(row.who)
             actor = Controller(self.engine, objective, planner, execute=execute, budget_steps=steps, seed=self.seed)
         began = time.process_time()  # what was trained on the way is not counted
-        played = play(task, self.spec, self.envs, self.starts, actor)
+        try:
+            played = play(task, self.spec, self.envs, self.starts, actor)
+        except ConfigError as error:  # too few futures for what is proposed
+            return about | told | {"refused": str(error)}
         told["seconds"] = round(time.process_time() - began, 2)
         if row.who in ("alone", "reasoned"):
             told["right"] = self.right()

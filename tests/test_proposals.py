@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def maze(seed: int = 0, **kwargs):
     return env
 
 
-def core_of(env):
+def core_of(env) -> Any:
     return env.unwrapped
 
 
@@ -234,14 +235,14 @@ def test_a_search_is_never_worse_than_what_was_proposed_and_keeps_its_budget():
     alone = make_planner("icem", horizon=12, **small).plan(model, state, goal)
     assert found.cost[0] <= alone.cost[0]
     assert Reasoned(config, by_search(5)).plan(model, state, goal, start=found).cost[0] == found.cost[0]
-    nothing = Reasoned(config, lambda frames, count, horizon, seed: np.zeros((1, count, horizon, 1)))
+    nothing = Reasoned(config, lambda frames, count, horizon, seed=0: np.zeros((1, count, horizon, 1)))
     kept = nothing.plan(model, state, goal, start=found, budget_steps=60)
     assert kept.cost[0] == found.cost[0]
     assert kept.trace.steps[-1] == 60
     with pytest.raises(ConfigError, match="take 24"):
         nothing.plan(model, state, goal, budget_steps=24)
     with pytest.raises(ActionError, match=r"\(1, 2, 12, 1\)"):
-        Reasoned(config, lambda frames, count, horizon, seed: np.zeros((1, count, 3, 1))).plan(model, state, goal)
+        Reasoned(config, lambda frames, count, horizon, seed=0: np.zeros((1, count, 3, 1))).plan(model, state, goal)
 
 
 def test_settings_that_make_no_sense_are_refused():
@@ -282,34 +283,8 @@ def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsy
     bench = importlib.import_module("proposal")
     monkeypatch.delitem(sys.modules, "proposal")
     reasoner().save(tmp_path / "thinks-0" / "reasoner.safetensors")
-    how = [
-        "--sides",
-        "5",
-        "--seeds",
-        "0",
-        "--episodes",
-        "2",
-        "--record",
-        "120",
-        "--train",
-        "1steps",
-        "--preset",
-        "debug",
-    ]
-    how += [
-        "--rollouts",
-        "2",
-        "--proposals",
-        "1",
-        "--starts",
-        "2",
-        "--iters",
-        "2",
-        "--execute",
-        "11",
-        "--device",
-        "cpu",
-    ]
+    how = "--sides 5 --seeds 0 --episodes 2 --record 120 --train 1steps --preset debug --device cpu".split()
+    how += "--rollouts 3 --proposals 1 --starts 2 --iters 2 --execute 11".split()
     how += ["--reasoner", str(tmp_path / "thinks-{seed}"), "--out", str(tmp_path / "out")]
     bench.main([*how, "--minutes", "0"])
     assert json.loads(capsys.readouterr().out)["rows"] == []
@@ -317,7 +292,7 @@ def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsy
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["who"] for row in rows] == ["walker", "random", "reasoned"]
     assert rows[0]["success"] == 1.0
-    assert [row.get("model_steps") for row in rows] == [None, 44, 44]
+    assert [row.get("model_steps") for row in rows] == [None, 66, 66]
     assert 0 <= rows[2]["right"] <= 1
     monkeypatch.setattr(bench.Bench, "run", None)  # nothing is left to do
     bench.main([*how, "--actors", "walker", "reasoned"])
