@@ -83,7 +83,7 @@ def test_walls_stop_and_the_goal_pays_and_ends():
     while not ended and steps < 40:
         assert total == 0
         _, reward, ended, _, _ = env.step(core.way())
-        total, steps = total + reward, steps + 1
+        total, steps = total + float(reward), steps + 1
     assert (ended, total, steps) == (True, 1.0, longest)
     assert core.way() == 0
 
@@ -283,8 +283,9 @@ def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsy
     bench = importlib.import_module("proposal")
     monkeypatch.delitem(sys.modules, "proposal")
     reasoner().save(tmp_path / "thinks-0" / "reasoner.safetensors")
-    how = "--sides 5 --seeds 0 --episodes 2 --record 120 --train 1steps --preset debug --device cpu".split()
-    how += "--rollouts 3 --proposals 1 --starts 2 --iters 2 --execute 11".split()
+    few = {"sides": 5, "seeds": 0, "episodes": 2, "record": 120, "train": "1steps", "preset": "debug", "device": "cpu"}
+    few |= {"rollouts": 3, "proposals": 1, "starts": 2, "iters": 2, "execute": 11}
+    how = [word for name, value in few.items() for word in (f"--{name}", str(value))]
     how += ["--reasoner", str(tmp_path / "thinks-{seed}"), "--out", str(tmp_path / "out")]
     bench.main([*how, "--minutes", "0"])
     assert json.loads(capsys.readouterr().out)["rows"] == []

@@ -30,7 +30,7 @@ FINEST = 3  # pixels that a token has at least
 UP, DOWN, RIGHT, LEFT = 1073741906, 1073741905, 1073741903, 1073741904  # pygame's numbers
 
 
-class Maze(gym.Env[np.ndarray, int]):
+class Maze(gym.Env[np.ndarray, np.int64]):
     """A perfect maze of `side x side` tokens, another one at each reset.
 
     Observation: uint8 `(view, view, 3)`, `COLOURS` of walls, open tokens, the agent and the goal. Actions:
@@ -56,7 +56,8 @@ class Maze(gym.Env[np.ndarray, int]):
     ) -> None:
         if view < FINEST * side:
             raise ArenaError(f"view is {view} pixels for {side} tokens a side; expected at least {FINEST * side}.")
-        self.side, self.view, self.lengths, self.split = side, view, lengths, split
+        self.side, self.view, self.lengths = side, view, lengths
+        self.split: Split = split
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (view, view, 3), np.uint8)
         self.action_space = spaces.Discrete(len(ACTIONS))
