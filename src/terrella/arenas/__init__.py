@@ -9,6 +9,7 @@ from . import (  # noqa: F401 - they register adapters and ids; no simulator is 
     doom,
     highway,
     manipulation,
+    maze,
     minigrid,
     physics,
     procgen,

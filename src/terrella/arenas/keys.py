@@ -90,7 +90,7 @@ def _by_kind(core: Any) -> Controls | None:
             return _buttons(names, [_ale_chord(n) for n in names], names.index("NOOP") if "NOOP" in names else None)
         if name == "ProcgenEnv":
             return _buttons(core.action_names, core.action_keys, core.noop)
-        if name == "Blocks" and comes_from(core, "terrella"):
+        if name in ("Blocks", "Maze") and comes_from(core, "terrella"):
             return Controls(core.action_names)  # it has a key map
         if name in _BUTTONS and len(_BUTTONS[name][0]) == space.n:
             return _buttons(*_BUTTONS[name])

@@ -79,7 +79,7 @@ def plan(
     Args:
         world: Folder of a world, or the name of one that ships with the package.
         task: What is to be done: pendulum, cartpole, acrobot, mountaincar, reacher, balance, sprites, blocks, empty,
-            rooms, doorkey, coinrun or leaper.
+            rooms, doorkey, maze, coinrun or leaper.
         planner: Who plans (see `terrella info`).
         budget: Futures that a plan may imagine.
         execute: Actions taken of each plan; the task's by default.

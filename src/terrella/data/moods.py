@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..arenas.base import comes_from
+from ..arenas.maze import Maze
 from ..errors import ActionError
 from ..spec import WorldSpec
 from .policies import POLICIES, Policy
@@ -50,7 +51,7 @@ class Moody(Policy):
 
 
 class Seek(Policy):
-    """Goes the shortest way to the goal of a MiniGrid world, by way of key and doors, and is often distracted.
+    """Goes the shortest way to the goal of a MiniGrid world or a maze, by way of key and doors; is often distracted.
 
     Each step is drawn at random instead with a probability that is itself drawn for each episode, from 0.2 to 1. It
     reads the world from the environment, not from its frames. Raises `ActionError` for other environments, and for
@@ -61,10 +62,10 @@ class Seek(Policy):
         """Keep hold of the environment."""
         del spec
         core = None if env is None else env.unwrapped
-        if core is None or not comes_from(core, "minigrid"):
+        if core is None or not (isinstance(core, Maze) or comes_from(core, "minigrid")):
             raise ActionError(
-                f"the policy 'seek' reads where things are from a MiniGrid world in this process; it was given {core}. "
-                "Use 'moody'."
+                "the policy 'seek' reads where things are from a MiniGrid world or a maze in this process; it was "
+                f"given {core}. Use 'moody'."
             )
         self._env: Any = core
 
@@ -80,6 +81,8 @@ class Seek(Policy):
 
     def _step(self) -> int | None:
         """The next action towards what is needed next: the key of a locked door, then the goal; None: no way."""
+        if isinstance(self._env, Maze):
+            return self._env.way()
         env, actions = self._env, self._env.actions
         things = {
             (x, y): env.grid.get(x, y)

@@ -7,11 +7,13 @@ from .catalogue import TASKS, find_task
 from .cem import CEM, ICEM
 from .gradient import Gradient
 from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
+from .maze_reader import MazeReader
 from .mcts import MCTS
 from .mpc import MPC, Controller
 from .mppi import MPPI
 from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
 from .propose import Guided, propose
+from .reasoned import Follower, Proposer, Reasoned
 from .run import plan
 from .search import Search, Space
 from .select import Verified
@@ -37,19 +39,23 @@ __all__ = [
     "Effort",
     "Energy",
     "Episode",
+    "Follower",
     "Function",
     "Future",
     "Goal",
     "Gradient",
     "Guided",
     "Inconsistency",
+    "MazeReader",
     "Moment",
     "Objective",
     "Plan",
     "Planner",
     "PolicyPrior",
     "PredictiveSampling",
+    "Proposer",
     "RandomShooting",
+    "Reasoned",
     "Return",
     "SamplingPlanner",
     "Search",

@@ -252,6 +252,18 @@ TASKS: dict[str, Task] = {
         execute=8,
         settings={"beta": 0.5, "merge": "memory"},
     ),
+    "maze": Task(
+        EnvSpec("terrella/Maze-v0"),
+        "go the one way to the goal of a maze never seen before; recorded by `seek`",
+        _paid,
+        limit=60,
+        policy="seek",
+        episode=60,
+        horizon=30,
+        discount=0.95,
+        execute=10,
+        settings={"beta": 0.5},
+    ),
     "coinrun": Task(
         EnvSpec("procgen/coinrun", frame_skip=4),
         "reach the coin, from at most 6 actions before moody play once reached it; recorded by `moody` play",

@@ -101,6 +101,14 @@ class Simulator:
         del actions, observations
         return Moments((self._fork.save(),), state.seeds, state.time + 1, np.zeros(1, np.bool_))
 
+    def look(self, state: Moments) -> dict[str, np.ndarray]:
+        """What each session shows, stream -> `(B, ...)`; the environment is back where it was afterwards."""
+        present, seen = self._fork.save(), []
+        for saved in state.saved:
+            seen.append(to_streams(self._env, self._fork.restore(saved)))
+        self._fork.restore(present)
+        return {name: np.stack([s[name] for s in seen]) for name in self.spec.modelled}
+
     def rollout(self, state: Moments, actions: np.ndarray, *, observe: bool = True) -> tuple[Moments, Frame]:
         """Take actions `(B, T, W)` in every session; as `Engine.rollout`.
 
