@@ -341,6 +341,33 @@ def _thousandths(values: list[float]) -> str:
     return ", ".join(f"{1000 * v:.2f}" for v in values)
 
 
+def planning(result: dict[str, Any]) -> str:
+    """One line a task and planner: success by futures a plan, in the world and in the simulator, means over seeds."""
+    rows = [row for row in result["rows"] if "success" in row]
+    counts = sorted({row["rollouts"] for row in rows if row["model"] != "none" and row["planner"] != "greedy"})
+    heads = " | ".join(f"{n} futures: world | simulator" for n in counts)
+    lines = [f"| % success, task and planner | {heads} |", "|---|" + "---:|" * 2 * len(counts)]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        floors = {
+            planner: _spread([100 * row["success"] for row in own if row["planner"] == planner], 0)
+            for planner in dict.fromkeys(row["planner"] for row in own if row["model"] == "none")
+        }
+        greedy = [100 * row["success"] for row in own if (row["model"], row["planner"]) == ("world", "greedy")]
+        floors |= {"greedy": _spread(greedy, 0)} if greedy else {}
+        said = ", ".join(f"{name} {value}" for name, value in floors.items())
+        lines.append(f"| **{task}** ({said}) |" + " |" * 2 * len(counts))
+        for planner in dict.fromkeys(r["planner"] for r in own if r["model"] != "none" and r["planner"] != "greedy"):
+            cells = []
+            for count in counts:
+                for model in ("world", "simulator"):
+                    case = (model, planner, count)
+                    found = [r["success"] for r in own if (r["model"], r["planner"], r.get("rollouts")) == case]
+                    cells.append(_spread([100 * share for share in found], 0) if found else "")
+            lines.append(f"| {task}, {planner} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def leaderboard(result: dict[str, Any]) -> str:
     """One line a world and measurement, whoever is measured in bold, references beside it: kappas of row and assign."""
     rows = [row for row in result["rows"] if row.get("row_kappa") is not None]
@@ -405,6 +432,7 @@ PAGES = {
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
     "docs/drift.md": {"drift": drift},
     "docs/evaluation.md": {"leaderboard": leaderboard, "sensitivity": sensitivity},
+    "docs/planning.md": {"planning": planning},
     "docs/reasoning.md": {"reasoner": reasoner},
     "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED} | {"speed-feature_caches-fine": feature_caches},
 }
