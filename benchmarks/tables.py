@@ -341,6 +341,34 @@ def _thousandths(values: list[float]) -> str:
     return ", ".join(f"{1000 * v:.2f}" for v in values)
 
 
+def imagination(result: dict[str, Any]) -> str:
+    """One line a task, recording and learner: return in the true environment, a mean over seeds with its ends."""
+    rows = result["policies"]
+    lines = ["| task, recorded | learner | true steps | imagined | true return |", "|---|---|---:|---:|---:|"]
+    for case in dict.fromkeys((row["task"], row["data"], row["learner"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["data"], row["learner"]) == case]
+        task, data, learner = case
+        counts = f"{own[0]['true_steps']:,} | {own[0]['imagined_steps']:,}"
+        where = task if data == "none" else f"{task}, {data}"
+        lines.append(f"| {where} | {learner} | {counts} | {_spread([row['return'] for row in own], 0)} |")
+    return "\n".join(lines)
+
+
+def dyna(result: dict[str, Any]) -> str:
+    """One line a task and learner: true steps until the goal was reached, by seed."""
+    rows = result["dyna"]
+    lines = ["| task (goal) | learner | true steps to the goal, by seed |", "|---|---|---|"]
+    for task, learner in dict.fromkeys((row["task"], row["learner"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["learner"]) == (task, learner)]
+        told = []
+        for seed in dict.fromkeys(row["seed"] for row in own):
+            reached = [row["true_steps"] for row in own if row["seed"] == seed and row["reached"]]
+            most = max(row["true_steps"] for row in own if row["seed"] == seed)
+            told.append(f"{min(reached):,}" if reached else f"not in {most:,}")
+        lines.append(f"| {task} ({own[0]['goal']:g}) | {learner} | {'; '.join(told)} |")
+    return "\n".join(lines)
+
+
 def planning(result: dict[str, Any]) -> str:
     """One line a task and planner: success by futures a plan, in the world and in the simulator, means over seeds."""
     rows = [row for row in result["rows"] if "success" in row]
@@ -432,6 +460,7 @@ PAGES = {
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
     "docs/drift.md": {"drift": drift},
     "docs/evaluation.md": {"leaderboard": leaderboard, "sensitivity": sensitivity},
+    "docs/learning.md": {"imagination": imagination, "dyna": dyna},
     "docs/planning.md": {"planning": planning},
     "docs/reasoning.md": {"reasoner": reasoner},
     "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED} | {"speed-feature_caches-fine": feature_caches},
