@@ -30,7 +30,7 @@ from ..engine import Frame
 from ..errors import ArenaError, ConfigError
 from .moments import Moment, Stage
 from .rollout import Dreamer
-from .stats import bootstrap
+from .stats import bootstrap, numbers
 
 NEAR = 0.25  # a sample is close to an outcome within this share of the least distance between two outcomes
 NAMES = ("energy_score", "energy_distance", "brier", "coverage", "impossible", "outcomes")
@@ -113,7 +113,7 @@ def calibration(dreamer: Dreamer, found: Draws, stream: str, samples: int = 32, 
     result: dict[str, Any] = {"horizons": list(found.horizons), "groups": len(said), "samples": samples}
     for name, scores in values.items():
         mean, low, high = bootstrap(scores)
-        result[name] = {"mean": _plain(mean), "interval": [list(p) for p in zip(_plain(low), _plain(high))]}
+        result[name] = {"mean": numbers(mean), "interval": [list(p) for p in zip(numbers(low), numbers(high))]}
     return result
 
 
@@ -177,7 +177,3 @@ class TrueChance:
                 frames.setdefault(name, []).append(np.stack(shown + shown[-1:] * (len(rows) - len(shown))))
         blank = np.zeros(np.shape(actions)[:2], np.float32)
         return state, Frame({n: np.stack(f) for n, f in frames.items()}, blank, blank.copy())
-
-
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]

@@ -22,7 +22,7 @@ from scipy.stats import wasserstein_distance
 from ..errors import ConfigError
 from .moments import Moment, Stage
 from .rollout import Dreamer
-from .stats import bootstrap
+from .stats import bootstrap, number
 
 LIMIT = 0.4  # deviations, as is usual for valid times
 FAR = 0.1  # deviations at which two rollouts no longer part exponentially
@@ -82,7 +82,7 @@ def chaos_scores(
     return {
         "groups": len(moments),
         "lyapunov_times_asked": float(steps * step * exponent),
-        "valid_time": {"mean": float(mean[0]), "interval": [_plain(low[0]), _plain(high[0])]},
+        "valid_time": {"mean": float(mean[0]), "interval": [number(low[0]), number(high[0])]},
         "never_wrong": float((~over.any(1)).mean()),
         "exponent": parting_rate(np.sqrt(np.square((twin - said) / scale).mean(2)), step),
         "true_exponent": exponent,
@@ -103,7 +103,3 @@ def parting_rate(gaps: np.ndarray, step: float) -> float | None:
     if end < 3:
         return None
     return float(np.polyfit(np.arange(end) * step, height[:end], 1)[0])
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

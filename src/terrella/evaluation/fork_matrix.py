@@ -24,7 +24,7 @@ from ..spec import StreamSpec
 from .forks import Forks
 from .metrics import frame_mse
 from .rollout import CHUNK, Dreamer
-from .stats import bootstrap
+from .stats import bootstrap, numbers
 
 WORST = 1e300  # cost of what is not finite
 SAME = 1e-9  # scaled squared error below which two true frames are one
@@ -178,7 +178,7 @@ def fork_table(found: Matrices, marks: tuple[int, ...]) -> dict[str, Any]:
     for label, matrix in (("all", found.cost), ("masked", found.masked)):
         values = scores(matrix, found.kept)
         chance = values["chance"]
-        part: dict[str, Any] = {"left": _plain(np.nanmean(values["left"], 0)), "chance": _plain(_mean(chance))}
+        part: dict[str, Any] = {"left": numbers(np.nanmean(values["left"], 0)), "chance": numbers(_mean(chance))}
         for name in ("row", "column", "assign"):
             part[name] = interval(values[name])
             part[f"{name}_kappa"] = interval(values[name] - chance, 1 - chance)
@@ -197,12 +197,8 @@ def fork_table(found: Matrices, marks: tuple[int, ...]) -> dict[str, Any]:
 def interval(numerator: np.ndarray, denominator: np.ndarray | None = None) -> dict[str, Any]:
     """Mean (or ratio of sums) over groups and its 95 % interval, as JSON values, by column; None where undefined."""
     mean, low, high = bootstrap(numerator, denominator)
-    return {"mean": _plain(mean), "interval": [[a, b] for a, b in zip(_plain(low), _plain(high))]}
+    return {"mean": numbers(mean), "interval": [[a, b] for a, b in zip(numbers(low), numbers(high))]}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     return bootstrap(values)[0]
-
-
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]

@@ -30,7 +30,7 @@ from .dimension import resting
 from .metrics import frame_mse
 from .moments import Moment, Stage
 from .rollout import Dreamer
-from .stats import bootstrap
+from .stats import bootstrap, number
 
 TRUTHS = ("continued", "frozen", "deleted", "changed")
 SAME = 1e-9
@@ -163,7 +163,7 @@ def permanence(dreamer: Dreamer, found: Journeys, stage: Stage) -> dict[str, Any
     mean, low, high = bootstrap(np.stack(list(columns.values()), 1))
     table: dict[str, Any] = {"groups": len(cost), "asked": int(asked.sum())}
     for i, name in enumerate(columns):
-        table[name] = {"mean": _plain(mean[i]), "interval": [_plain(low[i]), _plain(high[i])]}
+        table[name] = {"mean": number(mean[i]), "interval": [number(low[i]), number(high[i])]}
     return table
 
 
@@ -174,7 +174,3 @@ def _last(dreamer: Dreamer, found: Journeys, rows: np.ndarray) -> np.ndarray:
     past = np.stack([m.actions[: found.context] for m in found.moments])
     _, frame = dreamer.rollout(dreamer.start(seen, past, list(range(len(rows)))), rows)
     return np.asarray(frame.observation[found.stream])[:, -1]
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from .dimension import Dimension, Items
 from .probes import HELD_OUT, Reader
 from .readouts import Kind, fit
-from .stats import bootstrap
+from .stats import bootstrap, number
 
 PERMUTED = 200  # draws of levels for what entanglement chance gives
 TIE = 1e-6  # answers nearer to one another than this share the credit
@@ -57,7 +57,7 @@ def perceive(
         "items": int(out.sum()),
         "fitted": int((~out).sum()),
         "accuracy": float(middle[0]),
-        "interval": [_plain(low[0]), _plain(high[0])],
+        "interval": [number(low[0]), number(high[0])],
         "chance": dimension.chance,
         "kappa": float((middle[0] - dimension.chance) / (1 - dimension.chance)),
         "entanglement": {name: entanglement(right, places, layouts, seed) for name, places in rest.items()},
@@ -87,14 +87,10 @@ def entanglement(right: np.ndarray, places: np.ndarray, layouts: np.ndarray, see
         shuffled[order] = places[np.lexsort((chance.random(len(places)), layouts))]
         drawn.append(_s_re(right, shuffled))
     by_level = {str(level): float(right[places == level].mean()) for level in np.unique(places)}
-    return {"s_re": _plain(_s_re(right, places)), "permuted": _plain(float(np.mean(drawn))), "by_level": by_level}
+    return {"s_re": number(_s_re(right, places)), "permuted": number(float(np.mean(drawn))), "by_level": by_level}
 
 
 def _s_re(right: np.ndarray, places: np.ndarray) -> float:
     shares = np.array([right[places == level].mean() for level in np.unique(places)])
     mean = shares.mean()
     return float(np.abs(mean - shares).mean() / mean) if mean > 0 else float("nan")
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

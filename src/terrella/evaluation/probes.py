@@ -22,7 +22,7 @@ from ..engine import Engine
 from ..errors import ArenaError
 from .moments import Stage
 from .readouts import Kind, fit
-from .stats import bootstrap
+from .stats import bootstrap, number
 
 BATCH = 64
 CLASSES = 16  # whole numbers with at most so many values are classes
@@ -165,14 +165,14 @@ def _number_score(said: np.ndarray, aim: np.ndarray, out: np.ndarray, groups: np
     wrong = np.square((said - aim[out]) / spread).sum(1, keepdims=True)
     whole = np.square((mean - aim[out]) / spread).sum(1, keepdims=True)
     middle, low, high = bootstrap(wrong, whole, groups[out])
-    return {"r2": _plain(1 - middle[0]), "interval": [_plain(1 - high[0]), _plain(1 - low[0])]}
+    return {"r2": number(1 - middle[0]), "interval": [number(1 - high[0]), number(1 - low[0])]}
 
 
 def _class_score(said: np.ndarray, aim: np.ndarray, out: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     right = (said.argmax(1) == aim[out].argmax(1)).astype(float)[:, None]
     middle, low, high = bootstrap(right, groups=groups[out])
     chance = float(aim[out][:, aim[~out].sum(0).argmax()].mean())
-    return {"accuracy": _plain(middle[0]), "interval": [_plain(low[0]), _plain(high[0])], "chance": chance}
+    return {"accuracy": number(middle[0]), "interval": [number(low[0]), number(high[0])], "chance": chance}
 
 
 def probe_quantities(
@@ -201,7 +201,3 @@ def probe_quantities(
             for reader, x in features.items()
         }
     return table
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

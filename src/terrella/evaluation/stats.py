@@ -112,3 +112,13 @@ def derangement(n: int, rng: np.random.Generator) -> np.ndarray:
         order = rng.permutation(n)
         if not (order == np.arange(n)).any():
             return order
+
+
+def number(value: float) -> float | None:
+    """Return a number as JSON has it, which knows neither infinity nor NaN: None for these."""
+    return float(value) if np.isfinite(value) else None
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """Return numbers `(n,)` as JSON has them; see `number`."""
+    return [number(value) for value in values]

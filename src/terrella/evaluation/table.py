@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from ..spec import StreamSpec
 from .metrics import frame_mse, half_skill_horizon, psnr, skill
 from .rollout import Errors
-from .stats import bootstrap
+from .stats import bootstrap, number, numbers
 
 
 def join(parts: Sequence[Errors]) -> Errors:
@@ -74,12 +73,12 @@ def stream_table(
         "n": (~np.isnan(mse)).sum(axis=0).tolist(),
         "mse": _summary(mean),
         "copy_last": _summary(held_mean),
-        "floor": {"measured": errors.floor is not None, "mean": _list(low)},
-        "ceiling": _number(top),
+        "floor": {"measured": errors.floor is not None, "mean": numbers(low)},
+        "ceiling": number(top),
         "other_episode": _summary(bootstrap(errors.other[name], groups=groups)),
         "against_copy_last": _summary(bootstrap(mse, held, groups)),
-        "skill": _list(gained),
-        "copy_last_skill": _list(held_gained),
+        "skill": numbers(gained),
+        "copy_last_skill": numbers(held_gained),
         "half_skill_horizon": half_skill_horizon(marks, gained),
         "copy_last_half_skill_horizon": half_skill_horizon(marks, held_gained),
         "shuffled": _summary(bootstrap(errors.shuffled[name], groups=groups)),
@@ -92,7 +91,7 @@ def stream_table(
     if errors.floor is not None:
         result["raw"]["floor"] = _rows(errors.floor[name])
     if stream.kind == "image":
-        result["psnr"] = _list(psnr(mean[0]))
+        result["psnr"] = numbers(psnr(mean[0]))
         result["ssim"] = _summary(bootstrap(errors.ssim[name], groups=groups))
         result["copy_last_ssim"] = _summary(bootstrap(errors.copy_last_ssim[name], groups=groups))
         result["raw"]["ssim"] = _rows(errors.ssim[name])
@@ -103,22 +102,13 @@ def stream_table(
 
 def differing(errors: Errors) -> list[float | None]:
     """How many of the shuffled futures had received another action than the true one by each horizon, as a share."""
-    return _list(bootstrap(errors.differs)[0])
+    return numbers(bootstrap(errors.differs)[0])
 
 
 def _summary(statistic: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, Any]:
     mean, low, high = statistic
-    return {"mean": _list(mean), "interval": [[_number(a), _number(b)] for a, b in zip(low, high)]}
-
-
-def _number(value: float) -> float | None:
-    """JSON has neither infinity nor NaN."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _list(values: np.ndarray) -> list[float | None]:
-    return [_number(v) for v in values]
+    return {"mean": numbers(mean), "interval": [[number(a), number(b)] for a, b in zip(low, high)]}
 
 
 def _rows(values: np.ndarray) -> list[list[float | None]]:
-    return [_list(np.round(row, 9)) for row in values]
+    return [numbers(np.round(row, 9)) for row in values]

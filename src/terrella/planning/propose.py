@@ -18,7 +18,8 @@ from .. import heads
 from ..engine import Engine, State
 from ..errors import ConfigError
 from ..registry import register
-from .base import Plan, Planner, Request, Trace, imagine, make_planner
+from .base import Plan, Planner, Request, make_planner
+from .begun import search_from
 from .search import Search, Space, draw_noise
 
 AHEAD = 1 << 21  # apart from the noise of searches, which is keyed by lower numbers
@@ -93,39 +94,14 @@ class Guided(Planner):
 
         Raises `ConfigError` also for an engine without a world, `WorldError` for a world without a policy head.
         """
-        config, engine, state, start = self.config, request.engine, request.state, request.start
+        config, engine, state = self.config, request.engine, request.state
         if not isinstance(engine, Engine):
             raise ConfigError(f"proposals come of a world's policy head, and this is a {type(engine).__name__}.")
-        count = config.proposals + (start is not None)
-        price = (config.proposals * (config.horizon - 1) + count * config.horizon) * engine.steps
-        left = None if request.budget_steps is None else request.budget_steps - price
-        if left is not None and left <= 0:
-            raise ConfigError(f"budget_steps is {request.budget_steps}, but proposals alone take {price}; give more.")
-        began = request.clock()
-        rows = propose(
-            engine, state, engine.world.head("policy"), config.horizon, config.proposals, request.seed, config.beta
-        )
-        if start is not None:
-            rows = np.concatenate([start[:, None], rows], 1)
-        cost = imagine(engine, state, rows, request.objective, config.max_rows)
-        first = cost.argmin(1)
-        spent_ms = 1e3 * (request.clock() - began)
-        found = self.inner.plan(
-            engine,
-            state,
-            request.objective,
-            start=rows[np.arange(len(rows)), first],
-            seed=request.seed,
-            budget_steps=left,
-            budget_ms=None if request.budget_ms is None else max(1e-3, request.budget_ms - spent_ms),
-            clock=request.clock,
-        )
-        known = np.where(np.isfinite(cost), cost, 0.0).sum(1) / np.maximum(np.isfinite(cost).sum(1), 1)
-        inner, best = found.trace, cost.min(1)
-        trace = Trace(
-            np.concatenate([best[None], np.minimum(best, inner.best)]),
-            np.concatenate([known[None], inner.mean]),
-            np.concatenate([inner.spread[:1], inner.spread]),
-            np.concatenate([[price], price + inner.steps]),
-        )
-        return Plan(found.actions, found.cost, trace, found.search)
+
+        def followed() -> np.ndarray:
+            policy = engine.world.head("policy")
+            return propose(engine, state, policy, config.horizon, config.proposals, request.seed, config.beta)
+
+        frames = config.proposals * (config.horizon - 1)
+        sizes = {"frames": frames, "max_rows": config.max_rows}
+        return search_from(self.inner, request, followed, config.proposals, config.horizon, **sizes)

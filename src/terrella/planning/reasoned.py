@@ -18,7 +18,8 @@ import torch
 from ..engine import Engine
 from ..errors import ActionError, ConfigError
 from ..registry import register
-from .base import Plan, Planner, Request, Trace, imagine, make_planner
+from .base import Plan, Planner, Request, make_planner
+from .begun import search_from
 from .equilibrium import Reasoner
 from .maze_reader import MazeReader
 from .search import Space
@@ -108,36 +109,14 @@ class Reasoned(Planner):
         Raises `ConfigError` also for a model that cannot say what was seen last, `ActionError` for proposals of
         another shape than the model's actions.
         """
-        config, engine, state, start = self.config, request.engine, request.state, request.start
-        price = (config.proposals + (start is not None)) * config.horizon * engine.steps
-        left = None if request.budget_steps is None else request.budget_steps - price
-        if left is not None and left <= 0:
-            raise ConfigError(f"budget_steps is {request.budget_steps}, but proposals alone take {price}; give more.")
-        began = request.clock()
-        rows = proposed(self.proposer, last_seen(engine, state), request.space, config, request.seed)
-        if start is not None:
-            rows = np.concatenate([start[:, None], rows], 1)
-        cost = imagine(engine, state, rows, request.objective, config.max_rows)
-        best, spent_ms = cost.min(1), 1e3 * (request.clock() - began)
-        found = self.inner.plan(
-            engine,
-            state,
-            request.objective,
-            start=rows[np.arange(len(rows)), cost.argmin(1)],
-            seed=request.seed,
-            budget_steps=left,
-            budget_ms=None if request.budget_ms is None else max(1e-3, request.budget_ms - spent_ms),
-            clock=request.clock,
-        )
-        known = np.where(np.isfinite(cost), cost, 0.0).sum(1) / np.maximum(np.isfinite(cost).sum(1), 1)
-        inner = found.trace
-        trace = Trace(
-            np.concatenate([best[None], np.minimum(best, inner.best)]),
-            np.concatenate([known[None], inner.mean]),
-            np.concatenate([inner.spread[:1], inner.spread]),
-            np.concatenate([[price], price + inner.steps]),
-        )
-        return Plan(found.actions, found.cost, trace, found.search)
+        config = self.config
+
+        def thought() -> np.ndarray:
+            seen = last_seen(request.engine, request.state)
+            return proposed(self.proposer, seen, request.space, config, request.seed)
+
+        how = {"max_rows": config.max_rows}
+        return search_from(self.inner, request, thought, config.proposals, config.horizon, **how)
 
 
 def proposed(proposer: Proposer, frames: Seen, space: Space, config: ReasonedSettings, seed: int) -> np.ndarray:
