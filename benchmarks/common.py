@@ -19,9 +19,22 @@ import numpy as np
 import terrella
 from terrella.data import Dataset
 from terrella.evaluation.provenance import commit, hardware
+from terrella.files import atomic
 from terrella.planning import Task
 
-__all__ = ["arguments", "commit", "hardware", "in_turns", "median", "ratio", "recorded", "task_data", "write_json"]
+__all__ = [
+    "arguments",
+    "commit",
+    "hardware",
+    "in_turns",
+    "keep_row",
+    "kept_row",
+    "median",
+    "ratio",
+    "recorded",
+    "task_data",
+    "write_json",
+]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,6 +68,23 @@ def task_data(name: str, task: Task, out: Path, steps: int | None = None) -> Dat
         return Dataset(path)
     how = {"policy": task.policy, "max_episode_steps": task.episode}
     return terrella.record(task.env, path, steps=steps, seed=0, progress=False, **how)
+
+
+def kept_row(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a finished row, None where there is none of these settings."""
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return found if found.pop("settings") == settings else None
+
+
+def keep_row(path: Path, row: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Keep a finished row in a file of its own, and show it without its raw values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as partial:
+        partial.write_text(json.dumps({**row, "settings": settings}) + "\n")
+    short = {k: v for k, v in row.items() if k not in ("returns", "lengths", "successes")}
+    print(json.dumps(short), file=sys.stderr, flush=True)
 
 
 def write_json(result: dict[str, Any], path: Path | None = None, *, seeds: Any = None) -> None:

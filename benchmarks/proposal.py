@@ -24,7 +24,6 @@ Recordings, worlds and finished rows are kept in `--out`, so that the same comma
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,13 +33,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import task_data, write_json
+from common import keep_row, kept_row, task_data, write_json
 
 import terrella
 from terrella.arenas import describe
 from terrella.engine import Engine
 from terrella.errors import ConfigError
-from terrella.files import atomic
 from terrella.planning import TASKS, Blind, Controller, Follower, MazeReader, Reasoned, begin, make_planner, play
 from terrella.planning.base import Plan, Planner
 from terrella.planning.equilibrium import Reasoner
@@ -123,11 +121,7 @@ def shown(options: argparse.Namespace) -> dict[str, Any]:
 
 def kept(row: Row, options: argparse.Namespace) -> dict[str, Any] | None:
     """A finished row, None where there is none of these settings."""
-    path = row.path(options.out)
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())
-    return found if found.pop("settings") == shown(options) else None
+    return kept_row(row.path(options.out), shown(options))
 
 
 class Bench:
@@ -231,11 +225,7 @@ def compute(options: argparse.Namespace) -> bool:
                 bench.close()
             bench = Bench(row.side, row.seed, options)
         done = bench.run(row)
-        row.path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        with atomic(row.path(options.out)) as partial:
-            partial.write_text(json.dumps({**done, "settings": shown(options)}) + "\n")
-        short = {k: v for k, v in done.items() if k not in ("returns", "lengths", "successes")}
-        print(json.dumps(short), file=sys.stderr, flush=True)
+        keep_row(row.path(options.out), done, shown(options))
     if bench is not None:
         bench.close()
     return True
