@@ -103,7 +103,13 @@ class Stage:
             )
         self.fork.restore(moment.state)
         if chance is not None:
-            self.fork.reseed(chance)
+            self.redraw(chance)
+
+    def redraw(self, chance: int) -> None:
+        """Draw anew what will happen by chance from here on; raises `ArenaError` where that cannot be done."""
+        if self.fork is None:
+            raise ArenaError(f"the chance of {self.spec.env.id or 'this environment'} cannot be drawn anew.")
+        self.fork.reseed(chance)
 
     def play(self, rows: np.ndarray) -> Played:
         """Step through actions `(T, W)` from where the environment stands, until they or the episode end."""

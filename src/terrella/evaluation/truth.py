@@ -193,7 +193,7 @@ def _fill(truth: Truth, row: int, stage: Stage, marks: Sequence[int], lead: int)
         return
     stage.restore(moment)
     with contextlib.suppress(ArenaError):  # chance that cannot be drawn anew counts against no twin
-        stage.restore(moment, chance=moment.seed ^ 0x5EED)
+        stage.redraw(moment.seed ^ 0x5EED)
     twin = stage.play(moment.actions[context:])
     truth.stepped += len(twin.frames)
     truth.twin_length[row] = len(twin.frames)
