@@ -1,0 +1,94 @@
+"""Tables of what worlds are for: planning, reasoning, learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cells import spread
+
+
+def planning(result: dict[str, Any]) -> str:
+    """One line a task and planner: success by futures a plan, in the world and in the simulator, means over seeds."""
+    rows = [row for row in result["rows"] if "success" in row]
+    counts = sorted({row["rollouts"] for row in rows if row["model"] != "none" and row["planner"] != "greedy"})
+    heads = " | ".join(f"{n} futures: world | simulator" for n in counts)
+    lines = [f"| % success, task and planner | {heads} |", "|---|" + "---:|" * 2 * len(counts)]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        floors = {
+            planner: spread([100 * row["success"] for row in own if row["planner"] == planner], 0)
+            for planner in dict.fromkeys(row["planner"] for row in own if row["model"] == "none")
+        }
+        greedy = [100 * row["success"] for row in own if (row["model"], row["planner"]) == ("world", "greedy")]
+        floors |= {"greedy": spread(greedy, 0)} if greedy else {}
+        said = ", ".join(f"{name} {value}" for name, value in floors.items())
+        lines.append(f"| **{task}** ({said}) |" + " |" * 2 * len(counts))
+        for planner in dict.fromkeys(r["planner"] for r in own if r["model"] != "none" and r["planner"] != "greedy"):
+            cells = []
+            for count in counts:
+                for model in ("world", "simulator"):
+                    case = (model, planner, count)
+                    found = [r["success"] for r in own if (r["model"], r["planner"], r.get("rollouts")) == case]
+                    cells.append(spread([100 * share for share in found], 0) if found else "")
+            lines.append(f"| {task}, {planner} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def reasoner(result: dict[str, Any]) -> str:
+    """Share solved by depth, then by breadth, one line a test and arm, means over seeds with lowest and highest."""
+    tests = dict.fromkeys((r["task"], test) for r in result["rows"] for test in r["tests"])
+    arms = dict.fromkeys(r["arm"] for r in result["rows"])
+    own = {
+        (task, test, arm): [r["tests"][test] for r in result["rows"] if (r["task"], r["arm"]) == (task, arm)]
+        for task, test in tests
+        for arm in arms
+    }
+    own = {case: kept for case, kept in own.items() if kept}
+    depths = list(dict.fromkeys(d for kept in own.values() for d in kept[0]["depth"]))
+    lines = [
+        f"| % solved after iterations | {' | '.join(depths)} | AUROC | stopping |",
+        "|---|" + "---:|" * (len(depths) + 2),
+    ]
+    for (task, test, arm), kept in own.items():
+        marks = [spread([100 * t["depth"][d] for t in kept], 0) if d in kept[0]["depth"] else "" for d in depths]
+        areas = [a for t in kept if (a := t.get("auroc", {}).get(depths[-1])) is not None]
+        shares = [100 * t["stopping"]["share"] for t in kept if "stopping" in t]
+        marks += [spread(areas, 2) if areas else "", spread(shares, 0) + " %" if shares else ""]
+        lines.append(f"| {task}, {test}, {arm} | {' | '.join(marks)} |")
+    lines += ["", "| % solved from several starts | one | residual | vote | cost | any |", "|---|" + "---:|" * 5]
+    for (task, test, arm), kept in own.items():
+        for depth in kept[0].get("breadth", {}):
+            wide = [t["breadth"][depth] for t in kept]
+            most = max((k for k in wide[0] if k != "mean"), key=int)
+            marks = [spread([100 * w["mean"] for w in wide], 0)]
+            marks += [spread([100 * w[most][k] for w in wide], 0) for k in ("residual", "vote", "cost", "any")]
+            lines.append(f"| {task}, {test}, {arm}, {depth} iterations, {most} starts | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
+def imagination(result: dict[str, Any]) -> str:
+    """One line a task, recording and learner: return in the true environment, a mean over seeds with its ends."""
+    rows = result["policies"]
+    lines = ["| task, recorded | learner | true steps | imagined | true return |", "|---|---|---:|---:|---:|"]
+    for case in dict.fromkeys((row["task"], row["data"], row["learner"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["data"], row["learner"]) == case]
+        task, data, learner = case
+        counts = f"{own[0]['true_steps']:,} | {own[0]['imagined_steps']:,}"
+        where = task if data == "none" else f"{task}, {data}"
+        lines.append(f"| {where} | {learner} | {counts} | {spread([row['return'] for row in own], 0)} |")
+    return "\n".join(lines)
+
+
+def dyna(result: dict[str, Any]) -> str:
+    """One line a task and learner: true steps until the goal was reached, by seed."""
+    rows = result["dyna"]
+    lines = ["| task (goal) | learner | true steps to the goal, by seed |", "|---|---|---|"]
+    for task, learner in dict.fromkeys((row["task"], row["learner"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["learner"]) == (task, learner)]
+        told = []
+        for seed in dict.fromkeys(row["seed"] for row in own):
+            reached = [row["true_steps"] for row in own if row["seed"] == seed and row["reached"]]
+            most = max(row["true_steps"] for row in own if row["seed"] == seed)
+            told.append(f"{min(reached):,}" if reached else f"not in {most:,}")
+        lines.append(f"| {task} ({own[0]['goal']:g}) | {learner} | {'; '.join(told)} |")
+    return "\n".join(lines)
