@@ -38,8 +38,8 @@ PAGES = {
     "docs/drift.md": {"drift": worlds.drift},
     "docs/evaluation.md": {"leaderboard": understanding.leaderboard, "sensitivity": understanding.sensitivity},
     "docs/learning.md": {"imagination": use.imagination, "dyna": use.dyna},
-    "docs/planning.md": {"planning": use.planning},
-    "docs/reasoning.md": {"reasoner": use.reasoner},
+    "docs/planning.md": {"planning": use.planning, "heads": use.heads, "posttrain": use.posttrain},
+    "docs/reasoning.md": {"reasoner": use.reasoner, "proposal": use.proposal},
     "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED}
     | {"speed-feature_caches-fine": speed.feature_caches},
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from .cells import spread
+from .cells import known, spread
 
 
 def planning(result: dict[str, Any]) -> str:
@@ -92,3 +93,64 @@ def dyna(result: dict[str, Any]) -> str:
             told.append(f"{min(reached):,}" if reached else f"not in {most:,}")
         lines.append(f"| {task} ({own[0]['goal']:g}) | {learner} | {'; '.join(told)} |")
     return "\n".join(lines)
+
+
+def proposal(result: dict[str, Any]) -> str:
+    """One line a side and actor: share of mazes solved, means over seeds, and how often the first proposal is right."""
+    lines = ["| % solved, tokens a side, actor | solved | first proposal right, % |", "|---|---:|---:|"]
+    rows = [row for row in result["rows"] if "success" in row]
+    for side, who in dict.fromkeys((row["side"], row["who"]) for row in rows):
+        own = [row for row in rows if (row["side"], row["who"]) == (side, who)]
+        right = [100 * row["right"] if "right" in row else None for row in own]
+        lines.append(f"| {side}, {who} | {spread([100 * row['success'] for row in own], 0)} | {known(right, 0)} |")
+    return "\n".join(lines)
+
+
+def heads(result: dict[str, Any]) -> str:
+    """What heads know, then what planners gain by them; means over seeds with the lowest and the highest."""
+    rows = result["rows"]
+    facts = {
+        "energy: AUROC, true against false": lambda r: sum(r["auroc"].values()) / len(r["auroc"]),
+        "inverse: right, true frames": lambda r: _told(r["real"]),
+        "inverse: right, dreamed frames": lambda r: _told(r["dreamed"]) if "dreamed" in r else None,
+        "value: variance of returns explained": lambda r: r["explained"],
+        "choice by energy: share of the way from chance to the best": lambda r: r["gain"],
+    }
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    lines = [f"| what heads know | {' | '.join(tasks)} |", "|---|" + "---:|" * len(tasks)]
+    for fact, read in facts.items():
+        what = fact.split(":")[0].split()[0]
+        cells = [known([read(r) for r in rows if (r["task"], r["what"]) == (task, what)], 2) for task in tasks]
+        lines.append(f"| {fact} | {' | '.join(cells)} |")
+    lines += ["", "| task, way of planning | horizon | model steps | success, % | return |", "|---|" + "---:|" * 4]
+    acted = [row for row in rows if row["what"] in ("control", "verify")]
+    for task, what, arm in dict.fromkeys((row["task"], row["what"], row["arm"]) for row in acted):
+        own = [row for row in acted if (row["task"], row["what"], row["arm"]) == (task, what, arm)]
+        marks = [str(own[0]["horizon"]), f"{own[0]['model_steps']:,}", spread([100 * r["success"] for r in own], 0)]
+        marks.append(spread([r["return"] for r in own], 0))
+        lines.append(f"| {task}, {what}: {arm} | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
+def _told(kept: dict[str, float]) -> float | None:
+    return kept.get("choices", kept.get("numbers"))
+
+
+def posttrain(result: dict[str, Any]) -> str:
+    """One line a task, decoder and arm: after / before, of errors by horizon and of everything else."""
+    rows = result["rows"]
+    marks = list(rows[0]["before"]["error"])
+    heads = [*(f"error at {h}" for h in marks), "one-step loss", "reward", "end", "action ratio"]
+    lines = [f"| after / before | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for case in dict.fromkeys((row["task"], row["decoder"], row["arm"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["decoder"], row["arm"]) == case]
+        cells = [_change(own, lambda m, h=h: m["error"][h]) for h in marks]
+        cells += [_change(own, lambda m: sum(m["one_step"].values()))]
+        cells += [_change(own, lambda m, key=key: m[key]) for key in ("reward", "end", "action_ratio")]
+        lines.append(f"| {', '.join(case)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _change(rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], float]) -> str:
+    pairs = [(read(row["before"]), read(row["after"])) for row in rows]
+    return spread([after / before for before, after in pairs if before], 2) if all(b for b, _ in pairs) else ""
