@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 # A CPU build is enough for everything here; a plain torch is taken where one is already installed.
 STAMP := $(VENV)/.ready
 
@@ -21,8 +22,9 @@ demo: setup
 play: setup
 	$(BIN)/terrella play
 
+# Tests of one file stay together: they share what was recorded and trained for them.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
