@@ -75,7 +75,8 @@ class System:
 
     step: seconds between observations, in `substeps` steps of the method. low, high: the box that a start is drawn
     from. warm: seconds that pass before an episode begins, so that it starts on the attractor. force: what an action
-    of 1 adds to which coordinate's rate. size: no coordinate gets near it unless something is wrong.
+    of 1 adds to which coordinate's rate. size: no coordinate gets near it unless something is wrong. exponent: the
+    largest Lyapunov exponent (1/s), None where it depends on the energy.
     """
 
     flow: Flow
@@ -88,16 +89,19 @@ class System:
     warm: float
     force: tuple[float, ...]
     size: float
+    exponent: float | None = None
 
 
 SYSTEMS: dict[str, System] = {
     "lorenz": System(
         lorenz, {"sigma": (10.0, "1/s"), "rho": (28.0, "1"), "beta": (8.0 / 3.0, "1/s")},
         {"x": "1", "y": "1", "z": "1"}, 0.02, 2, (-10.0, -10.0, 15.0), (10.0, 10.0, 35.0), 10.0, (0.0, 20.0, 0.0), 1e3,
+        0.906,
     ),
     "rossler": System(
         rossler, {"a": (0.2, "1/s"), "b": (0.2, "1/s"), "c": (5.7, "1")},
         {"x": "1", "y": "1", "z": "1"}, 0.1, 4, (-5.0, -5.0, 0.0), (5.0, 5.0, 1.0), 100.0, (0.0, 0.5, 0.0), 1e3,
+        0.071,
     ),
     "double_pendulum": System(
         double_pendulum,
