@@ -41,7 +41,8 @@ def evaluate(
         memory: Policy by which a session keeps its past, such as window or tempcache.
         cache: Rule by which denoising steps are forecast, such as interval or across.
         seed: Decides everything that is random.
-        suite: Ask instead what the world has understood: core (minutes) or full (hours); writes suite.html.
+        suite: Ask instead what the world has understood: core (minutes), dimensions (atomic questions, where its
+            environment has some) or full (both, hours); writes suite.html.
         entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
     """
     if suite is not None or entrant is not None:
@@ -110,7 +111,27 @@ def _suite(
                 pairs = zip(row["mean"], row["interval"], assign["mean"], assign["interval"])
                 shown.add_row(plain(who), *(f"{_cell(a, b)}; {_cell(c, d)}" for a, b, c, d in pairs))
             Say.print(shown)
+    _dimensions(result["dimensions"])
     Say.print(f"report: {folder / 'suite.html'}")
+
+
+def _dimensions(found: dict[str, Any]) -> None:
+    """One line a dimension: the share of right answers by the plainest way of reading them."""
+    from rich.table import Table
+
+    from ..evaluation.dimension_page import readings, reasons
+
+    for why, names in reasons(found).items():
+        Say.print(f"[bold yellow]![/] {', '.join(names)}: {plain(why)}")
+    for name, part in found.items():
+        plainest = {key: told for key, told in readings(part).items() if key[2] in ("linear", "row")}
+        if "missing" in part or not plainest:
+            continue
+        heads = (f"{who}, {what}" for who, what, _ in plainest)
+        shown = Table("chance", *map(plain, heads), title=f"{name}: {plain(part['dimension']['asks'])}")
+        chance = next(iter(plainest.values()))["chance"]
+        shown.add_row(_cell(chance, [None, None]), *(_cell(t["accuracy"], t["interval"]) for t in plainest.values()))
+        Say.print(shown)
 
 
 def _cell(mean: float | None, interval: list[float | None]) -> str:
