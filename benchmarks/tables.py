@@ -480,7 +480,10 @@ def dimension_list() -> str:
     """One line a dimension, from the definitions themselves."""
     from terrella.evaluation.dimensions import DIMENSIONS
 
-    lines = ["| id | aspect | asks | arena | classes | differs, beyond arena and pictures |", "|---|---|---|---|---:|---|"]
+    lines = [
+        "| id | aspect | asks | arena | classes | differs, beyond arena and pictures |",
+        "|---|---|---|---|---:|---|",
+    ]
     for d in DIMENSIONS.values():
         lines.append(f"| {d.id} | {d.aspect} | {d.asks} | `{d.arena}` | {d.classes} | {d.approximates or '–'} |")
     return "\n".join(lines)

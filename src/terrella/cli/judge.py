@@ -116,22 +116,19 @@ def _suite(
 
 
 def _dimensions(found: dict[str, Any]) -> None:
-    """One line a dimension: the share of right answers by the plainest way of reading them."""
+    """One line a dimension: the share of right answers; the page has their intervals."""
     from rich.table import Table
 
-    from ..evaluation.dimension_page import readings, reasons
+    from ..evaluation.dimension_page import overviews, reasons
 
     for why, names in reasons(found).items():
         Say.print(f"[bold yellow]![/] {', '.join(names)}: {plain(why)}")
-    for name, part in found.items():
-        plainest = {key: told for key, told in readings(part).items() if key[2] in ("linear", "row")}
-        if "missing" in part or not plainest:
-            continue
-        heads = (f"{who}, {what}" for who, what, _ in plainest)
-        shown = Table("chance", *map(plain, heads), title=f"{name}: {plain(part['dimension']['asks'])}")
-        chance = next(iter(plainest.values()))["chance"]
-        shown.add_row(_cell(chance, [None, None]), *(_cell(t["accuracy"], t["interval"]) for t in plainest.values()))
-        Say.print(shown)
+    for heads, lines in overviews(found):
+        if lines:
+            shown = Table(*(plain(head) for head in heads), title="share of right answers")
+            for name, asks, *shares in lines:
+                shown.add_row(plain(name), plain(asks), *(_cell(share, [None, None]) for share in shares))
+            Say.print(shown)
 
 
 def _cell(mean: float | None, interval: list[float | None]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -30,15 +30,35 @@ def dimension_tables(found: Mapping[str, Any]) -> list[str]:
         return []
     asked = {name: part for name, part in found.items() if "missing" not in part}
     body = ["<h2>Atomic dimensions</h2>"]
-    for predicts, note in ((False, _PERCEPTION), (True, _PREDICTION)):
-        some = {name: part for name, part in asked.items() if part["dimension"]["predicts"] == predicts}
-        if some:
-            body.append(f'<p class="note">{escape(note)}</p>' + _overview(some))
+    for note, (heads, lines) in zip((_PERCEPTION, _PREDICTION), overviews(found)):
+        if lines:
+            body.append(f'<p class="note">{escape(note)}</p>' + html_table(heads, lines))
     if asked:
         body.append(f'<p class="note">{escape(_ENTANGLEMENT)}</p>')
     body += [_whole(name, part) for name, part in asked.items()]
     body += [f"<p>Not asked, {', '.join(names)}: {escape(why)}</p>" for why, names in reasons(found).items()]
     return body
+
+
+def overviews(found: Mapping[str, Any]) -> list[tuple[list[str], list[list[Any]]]]:
+    """Heads and lines of two tables, of perception and of prediction: a line a dimension, a column whatever was read.
+
+    Cells are shares of right answers by the plainest way of reading, linear or row; None where nothing was read.
+    """
+    tables = []
+    for predicts, plainest in ((False, "linear"), (True, "row")):
+        rows = {}
+        for name, part in found.items():
+            if "missing" not in part and part["dimension"]["predicts"] == predicts:
+                rows[name] = {key[:2]: told for key, told in readings(part).items() if key[2] == plainest}
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines: list[list[Any]] = []
+        for name, row in rows.items():
+            chance = next((told["chance"] for told in row.values()), None)
+            cells = [row[column]["accuracy"] if column in row else None for column in columns]
+            lines.append([name, found[name]["dimension"]["asks"], chance, *cells])
+        tables.append((["dimension", "asks", "chance", *(f"{who}, {what}" for who, what in columns)], lines))
+    return tables
 
 
 def reasons(found: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -54,23 +74,6 @@ def readings(part: Mapping[str, Any]) -> dict[tuple[str, str, str], dict[str, An
     """All `tally` of one dimension: (who, what was read, how) -> tally."""
     rows = {who: row["readouts"] for who, row in part["entrants"].items() if "readouts" in row}
     return {(w, what, how): t for w, row in rows.items() for what, ways in row.items() for how, t in ways.items()}
-
-
-def _overview(some: Mapping[str, Any]) -> str:
-    """One line a dimension, one column for whatever was read: accuracies of the first way of reading."""
-    first: dict[str, dict[tuple[str, str], Any]] = {}
-    for name, part in some.items():
-        first[name] = {}
-        for (who, what, _), found in readings(part).items():
-            first[name].setdefault((who, what), found)
-    columns = list(dict.fromkeys(column for row in first.values() for column in row))
-    heads = ["accuracy", "asks", "chance", *(f"{who}, {what}" for who, what in columns)]
-    lines: list[Sequence[Any]] = []
-    for name, row in first.items():
-        chance = next((found["chance"] for found in row.values()), None)
-        cells = [row[column]["accuracy"] if column in row else None for column in columns]
-        lines.append([name, some[name]["dimension"]["asks"], chance, *cells])
-    return html_table(heads, lines)
 
 
 def _whole(name: str, part: Mapping[str, Any]) -> str:
