@@ -5,7 +5,8 @@
     python benchmarks/speed/NAME.py --json benchmarks/results/speed-NAME.json
     python benchmarks/tables.py
 
-Each page says beside its tables with which arguments they were made; so does `command` in the JSON.
+Each page says beside its tables with which arguments they were made; so does `command` in the JSON. The list of
+dimensions comes from their definitions.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SPEED = (
 PAGES = {
     "README.md": {"gallery": worlds.gallery, "rollout": worlds.rollout, "dataset": worlds.dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": worlds.memory, "memory-blocks": worlds.memory},
+    "docs/dimensions.md": {"dimensions": understanding.dimensions},
     "docs/drift.md": {"drift": worlds.drift},
     "docs/evaluation.md": {"leaderboard": understanding.leaderboard, "sensitivity": understanding.sensitivity},
     "docs/learning.md": {"imagination": use.imagination, "dyna": use.dyna},
@@ -60,6 +62,8 @@ def main() -> None:
         for name, make in tables.items():
             if (RESULTS / f"{name}.json").exists():
                 text = replace(text, name, make(json.loads((RESULTS / f"{name}.json").read_text())))
+        if page == "docs/dimensions.md":
+            text = replace(text, "dimension-list", understanding.dimension_list())
         (ROOT / page).write_text(text)
 
 
