@@ -1,0 +1,152 @@
+"""Policies of graded quality for any environment that pays: plans copied by what is seen, more and more at random.
+
+A planner in the true simulator shows how it is done, in a few episodes. The best policy copies it: it takes the action
+that was taken where things looked most alike. The others act at random instead with a chance that grows in equal
+steps, up to always; one does nothing, and one holds its first random action. They look at frames and at nothing else,
+so they act in a dream as they do in the truth, and what is random about them is the same in both.
+
+    P policies   E starts   n shown moments   T actions   W numbers an action
+
+Ref: Pari et al. 2021, arXiv 2112.01511 (imitation by nearest neighbours). Differs: of pictures made coarse rather than
+of learned features, and one neighbour, whose action is one that was taken, be it a number or a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from ..planning.base import Plan
+from ..planning.mpc import Controller
+from ..planning.simulator import Simulator
+from ..planning.tasks import Task
+from ..planning.trial import Blind, Start, controller, play
+from ..spec import WorldSpec
+
+PLANNER, ROLLOUTS = "icem", 32  # who shows how it is done, and the futures it plays for each plan
+_CELLS = 16  # a picture is compared as so many by so many means
+
+
+class Copier:
+    """Takes the action that was taken where things looked most alike.
+
+    shown: stream -> `(n, ...)`; rows: `(n, W)`, the action taken at each. Streams count alike, and so do the numbers of
+    a vector, in units of their deviation.
+    """
+
+    def __init__(self, spec: WorldSpec, shown: Mapping[str, np.ndarray], rows: np.ndarray):
+        from scipy.spatial import cKDTree  # each query alone, so that an answer does not depend on its neighbours
+
+        self.spec, self.rows = spec, rows
+        deviations = {
+            n: np.asarray(shown[n], np.float64).std(0) for n, s in spec.modelled.items() if s.kind == "vector"
+        }
+        self._units = {name: np.where(unit > 1e-8, unit, 1.0) for name, unit in deviations.items()}
+        self._tree = cKDTree(self._features(shown))
+
+    def act(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Rows `(B, W)` for frames, stream -> `(B, ...)`, all numbers finite."""
+        return self.rows[self._tree.query(self._features(frames))[1]]
+
+    def _features(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
+        parts = []
+        for name, stream in self.spec.modelled.items():
+            seen = np.asarray(frames[name])
+            values = _coarse(seen) if stream.kind == "image" else seen.astype(np.float64) / self._units[name]
+            flat = values.reshape(len(seen), -1)
+            parts.append(flat / np.sqrt(flat.shape[1]))
+        return np.concatenate(parts, 1)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """P policies at E starts, each a choice at every step: to copy, or what was drawn before.
+
+    names: of the policies. copies: bool `(P, E, T)`. drawn: float64 `(P, E, T, W)`.
+    """
+
+    names: tuple[str, ...]
+    copier: Copier
+    copies: np.ndarray
+    drawn: np.ndarray
+
+    def act(self, who: tuple[np.ndarray, np.ndarray], t: int, frames: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Rows `(B, W)` at step t of sessions `who`, policies `(B,)` and starts `(B,)`, who see `frames` `(B, ...)`."""
+        rows, copy = self.drawn[*who, t].copy(), self.copies[*who, t]
+        if copy.any():
+            rows[copy] = self.copier.act({name: np.asarray(v)[copy] for name, v in frames.items()})
+        return rows
+
+
+def graded(
+    spec: WorldSpec, space: gym.Space, copier: Copier, levels: int, seeds: Sequence[int], steps: int
+) -> Policies:
+    """`levels` policies from always copying to always random, then one that does nothing and one that holds an action.
+
+    seeds: of what is random at each of E starts. Where one policy acts at random, so does every more random one, alike.
+    """
+    shares, starts = np.linspace(0, 1, levels), len(seeds)
+    chance = np.stack([np.random.default_rng([seed, 3]).random(steps) for seed in seeds])
+    blind = Blind(spec, space, starts, True)
+    blind.begin({}, seeds)
+    drawn = np.stack([blind.act() for _ in range(steps)], 1)
+    still, held = Blind(spec, space, 1, False).act(), drawn[:, :1]
+    copies = np.zeros((levels + 2, starts, steps), np.bool_)
+    copies[:levels] = chance >= shares[:, None, None]
+    rows = np.stack([*[drawn] * levels, *(np.broadcast_to(row, drawn.shape) for row in (still, held))])
+    names = (*(f"{share:.0%} at random" for share in shares), "does nothing", "holds an action")
+    return Policies(names, copier, copies, rows)
+
+
+def shown(task: Task, spec: WorldSpec, env: gym.Env, starts: Sequence[Start], seed: int = 0) -> Copier:
+    """A copier of what a planner does from these starts in the true simulator, whose environment `env` is."""
+    frames: dict[str, list[np.ndarray]] = {name: [] for name in spec.modelled}
+    rows: list[np.ndarray] = []
+    for start in starts:
+        watched = _Watched(controller(task, Simulator(env), PLANNER, ROLLOUTS, [start], seed=seed))
+        play(task, spec, [env], [start], watched)
+        rows += watched.rows
+        for name, kept in frames.items():
+            kept += [seen[name] for seen in watched.frames[: len(watched.rows)]]
+    return Copier(spec, {name: np.concatenate(kept) for name, kept in frames.items()}, np.concatenate(rows))
+
+
+class _Watched:
+    """An actor whose frames `(B, ...)` and rows `(B, W)` are kept."""
+
+    def __init__(self, actor: Controller):
+        self.actor = actor
+        self.frames: list[dict[str, np.ndarray]] = []
+        self.rows: list[np.ndarray] = []
+        self.plan: Plan | None = None
+
+    def begin(self, observations: dict[str, np.ndarray], seeds: Sequence[int]) -> None:
+        self._keep(observations)
+        self.actor.begin(observations, seeds)
+
+    def act(self) -> np.ndarray:
+        self.rows.append(np.array(self.actor.act()))
+        self.plan = self.actor.plan
+        return self.rows[-1]
+
+    def see(self, observations: dict[str, np.ndarray]) -> None:
+        self._keep(observations)
+        self.actor.see(observations)
+
+    def _keep(self, observations: Mapping[str, Any]) -> None:
+        self.frames.append({name: np.array(frame) for name, frame in observations.items()})
+
+
+def _coarse(images: np.ndarray) -> np.ndarray:
+    """Means of blocks of pictures `(B, h, w, C)`, 0 to 1, at most `_CELLS` by `_CELLS` of them."""
+    values = images.astype(np.float64) / 255
+    for axis in (1, 2):
+        size = values.shape[axis]
+        edges = np.arange(0, size, -(-size // _CELLS))
+        counts = np.diff(np.append(edges, size))
+        values = np.add.reduceat(values, edges, axis) / counts.reshape(-1, *[1] * (3 - axis))
+    return values
