@@ -23,7 +23,7 @@ from terrella.planning import TASKS, task_in
 from terrella.spec import EnvSpec
 from terrella.trials.imagination import PAST, Imagination
 from terrella.trials.planning_share import share
-from terrella.trials.policies import Copier, graded
+from terrella.trials.policies import Acting, Copier, graded
 
 PENDULUM = EnvSpec("Pendulum-v1", frame_skip=4)
 PLANNING = Measurement("planning", "planning", groups=4, branches=12)
@@ -250,9 +250,9 @@ def test_policies_copy_and_are_graded():
     env = make(PENDULUM)
     spec = describe(env)
     seen = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 4]], np.float32)
-    copier = Copier(spec, {"vector": seen}, np.array([[0.5], [-1.0], [2.0]]))
+    copier = Copier(spec, {"vector": seen}, np.array([[[0.5], [0.6]], [[-1.0], [-0.9]], [[2.0], [1.9]]]))
     asked = {"vector": np.array([[0.9, 0.1, 0.2], [0.1, 0.8, 3.0]], np.float32)}
-    np.testing.assert_array_equal(copier.act(asked), [[0.5], [2.0]])
+    np.testing.assert_array_equal(copier.act(asked), [[[0.5], [0.6]], [[2.0], [1.9]]])
     made = graded(spec, env.action_space, copier, 9, [3, 4], 50)
     again = graded(spec, env.action_space, copier, 9, [3, 4], 50)
     assert len(made.names) == 11
@@ -262,17 +262,19 @@ def test_policies_copy_and_are_graded():
     assert shares[8] == 0
     assert (np.diff(shares) < 0).all()
     assert not (made.copies[1:9] & ~made.copies[:8]).any()  # who is more random is random wherever the others are
-    rows = made.act((np.array([0, 8, 9, 10]), np.zeros(4, int)), 7, {"vector": np.tile(seen[1], (4, 1))})
-    np.testing.assert_array_equal(rows, [[-1.0], made.drawn[8, 0, 7], [0.0], made.drawn[10, 0, 0]])
+    actor = Acting(made, np.array([0, 8, 9, 10]), np.zeros(4, int))
+    for t, place, copied in ((0, 1, -1.0), (1, 0, -0.9), (2, 0, 0.5)):  # looks at every second frame alone
+        rows = actor.act({"vector": np.tile(seen[place], (4, 1))})
+        np.testing.assert_array_equal(rows, [[copied], made.drawn[8, 0, t], [0.0], made.drawn[10, 0, 0]])
 
 
 def test_pictures_are_compared_coarsely():
     env = make("CartPole-v1", pixels=True, size=40)
     spec = describe(env)
     pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3)).astype(np.uint8)
-    copier = Copier(spec, {"pixels": pictures}, np.arange(5.0)[:, None])
-    np.testing.assert_array_equal(copier.act({"pixels": pictures // 2 + 60})[:, 0].shape, (5,))
-    np.testing.assert_array_equal(copier.act({"pixels": pictures})[:, 0], range(5))
+    copier = Copier(spec, {"pixels": pictures}, np.arange(5.0)[:, None, None])
+    np.testing.assert_array_equal(copier.act({"pixels": pictures // 2 + 64})[:, 0, 0].shape, (5,))
+    np.testing.assert_array_equal(copier.act({"pixels": pictures})[:, 0, 0], range(5))
 
 
 def test_sessions_of_any_entrant_branch_and_look():

@@ -82,7 +82,7 @@ CORE = (
     Measurement("nothing done", "null"),
     Measurement("drift", "drift", marks=(1, 2, 4, 8, 16, 32, 64)),
     Measurement("ranking of policies", "ranking", groups=12, branches=9, marks=(64,)),
-    Measurement("planning", "planning", groups=8, branches=16, marks=(64,)),
+    Measurement("planning", "planning", groups=8, branches=12, marks=(64,)),
 )
 FULL = (
     Measurement("plans", "forks", "plans", 128, 8, (1, 4, 16, 64), shift=1),

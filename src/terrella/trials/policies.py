@@ -1,14 +1,16 @@
 """Policies of graded quality for any environment that pays: plans copied by what is seen, more and more at random.
 
-A planner in the true simulator shows how it is done, in a few episodes. The best policy copies it: it takes the action
-that was taken where things looked most alike. The others act at random instead with a chance that grows in equal
-steps, up to always; one does nothing, and one holds its first random action. They look at frames and at nothing else,
-so they act in a dream as they do in the truth, and what is random about them is the same in both.
+A planner in the true simulator shows how it is done, in a few episodes. The best policy copies it: it takes the few
+actions that were taken where things looked most alike, then looks again. The others hold a random action for as long
+instead, with a chance that grows in equal steps, up to always; one does nothing, and one holds its first random action
+throughout. They look at frames and at nothing else, so they act in a dream as they do in the truth, and what is random
+about them is the same in both.
 
-    P policies   E starts   n shown moments   T actions   W numbers an action
+    P policies   E starts   n shown moments   T actions   K actions between two looks   W numbers an action
 
 Ref: Pari et al. 2021, arXiv 2112.01511 (imitation by nearest neighbours). Differs: of pictures made coarse rather than
-of learned features, and one neighbour, whose action is one that was taken, be it a number or a choice.
+of learned features, and one neighbour, whose actions were taken, be they numbers or choices; several of them, since
+different plans would take turns at every step.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ _CELLS = 16  # a picture is compared as so many by so many means
 
 
 class Copier:
-    """Takes the action that was taken where things looked most alike.
+    """Takes the actions that were taken where things looked most alike.
 
-    shown: stream -> `(n, ...)`; rows: `(n, W)`, the action taken at each. Streams count alike, and so do the numbers of
-    a vector, in units of their deviation.
+    shown: stream -> `(n, ...)`; rows: `(n, K, W)`, the actions taken from each moment on. Streams count alike, and so
+    do the numbers of a vector, in units of their deviation.
     """
 
     def __init__(self, spec: WorldSpec, shown: Mapping[str, np.ndarray], rows: np.ndarray):
@@ -49,7 +51,7 @@ class Copier:
         self._tree = cKDTree(self._features(shown))
 
     def act(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Rows `(B, W)` for frames, stream -> `(B, ...)`, all numbers finite."""
+        """Rows `(B, K, W)` for frames, stream -> `(B, ...)`, all numbers finite."""
         return self.rows[self._tree.query(self._features(frames))[1]]
 
     def _features(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -74,12 +76,22 @@ class Policies:
     copies: np.ndarray
     drawn: np.ndarray
 
-    def act(self, who: tuple[np.ndarray, np.ndarray], t: int, frames: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Rows `(B, W)` at step t of sessions `who`, policies `(B,)` and starts `(B,)`, who see `frames` `(B, ...)`."""
-        rows, copy = self.drawn[*who, t].copy(), self.copies[*who, t]
-        if copy.any():
-            rows[copy] = self.copier.act({name: np.asarray(v)[copy] for name, v in frames.items()})
-        return rows
+
+class Acting:
+    """B sessions under policies `p` `(B,)` from starts `e` `(B,)`, step by step from the first."""
+
+    def __init__(self, policies: Policies, p: np.ndarray, e: np.ndarray):
+        self.policies, self.who, self._time = policies, (p, e), 0
+        self._ahead = np.zeros((len(p), *policies.copier.rows.shape[1:]))
+
+    def act(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Rows `(B, W)` for sessions that see `frames`, stream -> `(B, ...)`."""
+        t, at = self._time, self._time % self._ahead.shape[1]
+        if at == 0:
+            self._ahead = self.policies.copier.act(frames)
+        self._time += 1
+        copy = self.policies.copies[*self.who, t]
+        return np.where(copy[:, None], self._ahead[:, at], self.policies.drawn[*self.who, t])
 
 
 def graded(
@@ -87,13 +99,15 @@ def graded(
 ) -> Policies:
     """`levels` policies from always copying to always random, then one that does nothing and one that holds an action.
 
-    seeds: of what is random at each of E starts. Where one policy acts at random, so does every more random one, alike.
+    seeds: of what is random at each of E starts. Where one policy acts at random, so does every more random one, alike,
+    until the next look.
     """
-    shares, starts = np.linspace(0, 1, levels), len(seeds)
-    chance = np.stack([np.random.default_rng([seed, 3]).random(steps) for seed in seeds])
+    shares, starts, hold = np.linspace(0, 1, levels), len(seeds), copier.rows.shape[1]
+    looks = -(-steps // hold)
+    chance = np.stack([np.random.default_rng([seed, 3]).random(looks) for seed in seeds]).repeat(hold, 1)[:, :steps]
     blind = Blind(spec, space, starts, True)
     blind.begin({}, seeds)
-    drawn = np.stack([blind.act() for _ in range(steps)], 1)
+    drawn = np.stack([blind.act() for _ in range(looks)], 1).repeat(hold, 1)[:, :steps]
     still, held = Blind(spec, space, 1, False).act(), drawn[:, :1]
     copies = np.zeros((levels + 2, starts, steps), np.bool_)
     copies[:levels] = chance >= shares[:, None, None]
@@ -109,7 +123,9 @@ def shown(task: Task, spec: WorldSpec, env: gym.Env, starts: Sequence[Start], se
     for start in starts:
         watched = _Watched(controller(task, Simulator(env), PLANNER, ROLLOUTS, [start], seed=seed))
         play(task, spec, [env], [start], watched)
-        rows += watched.rows
+        done = np.concatenate(watched.rows)  # (T, W)
+        ahead = np.minimum(np.arange(len(done))[:, None] + np.arange(task.execute), len(done) - 1)
+        rows.append(done[ahead])
         for name, kept in frames.items():
             kept += [seen[name] for seen in watched.frames[: len(watched.rows)]]
     return Copier(spec, {name: np.concatenate(kept) for name, kept in frames.items()}, np.concatenate(rows))

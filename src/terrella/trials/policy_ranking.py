@@ -32,14 +32,14 @@ from ..evaluation.suite import Ground
 from ..evaluation.use import Use
 from ..planning.catalogue import task_in
 from ..planning.objective import Future, Objective
-from ..planning.tasks import Task
+from ..planning.tasks import Moment, Task
 from ..planning.trial import Start, begin
 from ..registry import register
 from ..spec import WorldSpec
 from .imagination import require_finite
-from .policies import Policies, graded, shown
+from .policies import Acting, Policies, graded, shown
 
-SHOWN = 8  # episodes in which a planner shows how it is done
+SHOWN = 12  # episodes in which a planner shows how it is done
 _TYPES = {"image": np.uint8, "vector": np.float32}
 
 
@@ -147,7 +147,7 @@ class PolicyRanking(Use):
 def _prepared(m: Measurement, ground: Ground) -> _Contest:
     env, spec, steps = ground.env, ground.spec, max(m.marks)
     found = task_in(describe(env).env)
-    task = found or Task(describe(env).env, "earn as much as can be", lambda moment: False, rule="last", limit=steps)
+    task = found or Task(describe(env).env, "earn as much as can be", _never, limit=steps, horizon=16, execute=4)
     if found is None:
         stage = Stage(env, spec, ground.seed, ground.taken, ground.policy)
         teach, begun = (_moments(stage, ground, count, steps) for count in (SHOWN, m.groups))
@@ -194,10 +194,10 @@ def _true(env: gym.Env, spec: WorldSpec, task: Task, begun: Begun, policies: Pol
             seen = to_streams(env, fork.restore(start.saved))
             if chance is not None:
                 fork.reseed((start.seed + 1 + chance) % (1 << 31))
-            who, over = (np.array([p]), np.array([e])), False
+            actor, over = Acting(policies, np.array([p]), np.array([e])), False
             for t in range(task.limit):
                 if not over:
-                    row = policies.act(who, t, {name: np.asarray(seen[name])[None] for name in spec.modelled})[0]
+                    row = actor.act({name: np.asarray(seen[name])[None] for name in spec.modelled})[0]
                     observation, reward, terminated, truncated, _ = env.step(decode(spec.action, row))
                     seen, over = to_streams(env, observation), bool(terminated or truncated)
                     played.reward[p, e, t], played.ended[p, e, t] = reward, bool(terminated)
@@ -219,9 +219,9 @@ def _dreamed(entrant: Entrant, contest: _Contest, spec: WorldSpec, advance: Call
         p, e = np.repeat(np.arange(count), len(some)), np.tile(some, count)
         told = {name: v[e] for name, v in begun.frames.items()}
         state = entrant.start(told, begun.past[e], [begun.starts[i].seed for i in e])
-        seen = {name: v[:, -1] for name, v in told.items()}
+        seen, actor = {name: v[:, -1] for name, v in told.items()}, Acting(policies, p, e)
         for t in range(steps):
-            rows = policies.act((p, e), t, seen).astype(np.float32)
+            rows = actor.act(seen).astype(np.float32)
             state, frame = entrant.rollout(state, rows[:, None])
             require_finite(frame)
             seen = {name: np.asarray(frame.observation[name])[:, 0] for name in spec.modelled}
@@ -236,6 +236,11 @@ def _blank(spec: WorldSpec, shape: tuple[int, int, int], looks: bool) -> Played:
     streams = spec.modelled if looks else {}
     frames = {name: np.zeros((*shape, *s.shape), _TYPES[s.kind]) for name, s in streams.items()}
     return Played(np.zeros(shape, np.float32), np.zeros(shape, np.float32), frames, np.full(shape[:2], shape[2]))
+
+
+def _never(moment: Moment) -> bool:
+    del moment
+    return False
 
 
 def _resumed(env: gym.Env, spec: WorldSpec, starts: list[Start]) -> Begun:
