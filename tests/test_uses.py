@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,16 +19,18 @@ from terrella.evaluation import measurements
 from terrella.evaluation.agreement import SCORES, agreement, scores
 from terrella.evaluation.measurements import Measurement
 from terrella.evaluation.next_world import next_world
-from terrella.evaluation.suite import run_suite
+from terrella.evaluation.references import Oracle
+from terrella.evaluation.suite import Ground, run_suite
 from terrella.planning import TASKS, task_in
 from terrella.spec import EnvSpec
+from terrella.trials import PolicyRanking, policy_ranking
 from terrella.trials.imagination import PAST, Imagination
 from terrella.trials.planning_share import share
 from terrella.trials.policies import Acting, Copier, graded
 
 PENDULUM = EnvSpec("Pendulum-v1", frame_skip=4)
-PLANNING = Measurement("planning", "planning", groups=4, branches=12)
-RANKING = Measurement("ranking", "ranking", groups=4, branches=9, marks=(24,))
+PLANNING = Measurement("planning", "planning", groups=3, branches=12)
+RANKING = Measurement("ranking", "ranking", groups=3, branches=9, marks=(24,))
 QUIET = {"progress": False, "references": False, "lead": 6, "context": 2}
 
 
@@ -42,7 +45,7 @@ class Pendulum:
     def describe(self):
         return {"name": self.name}
 
-    def start(self, observations, actions=None, seeds=0):
+    def start(self, observations, actions=None, seeds=()) -> Any:
         x, y, rate = np.moveaxis(observations["vector"][:, -1].astype(np.float64), -1, 0)
         return np.stack([np.arctan2(y, x), rate], -1)
 
@@ -65,10 +68,14 @@ class Pendulum:
 class Dice(Pendulum):
     """Frames and rewards that have nothing to do with anything."""
 
-    name = "dice"
+    def __init__(self, spec=None, seed=0):
+        self.seed, self.name = seed, f"dice {seed}"
 
-    def start(self, observations, actions=None, seeds=0):
-        return np.random.default_rng([len(seeds), *seeds])
+    def close(self):
+        pass
+
+    def start(self, observations, actions=None, seeds=()) -> Any:
+        return np.random.default_rng([self.seed, *seeds])
 
     def rollout(self, state, actions):
         lead = np.shape(actions)[:2]
@@ -79,7 +86,8 @@ class Dice(Pendulum):
 class Poor(Dice):
     """A world in which nothing is ever paid."""
 
-    name = "poor"
+    def describe(self):
+        return {"name": "poor"}
 
     def rollout(self, state, actions):
         state, frame = super().rollout(state, actions)
@@ -89,7 +97,8 @@ class Poor(Dice):
 class Broken(Dice):
     """A world whose rewards are no numbers."""
 
-    name = "broken"
+    def describe(self):
+        return {"name": "broken"}
 
     def rollout(self, state, actions):
         state, frame = super().rollout(state, actions)
@@ -100,8 +109,10 @@ class Broken(Dice):
 def measured(tmp_path_factory):
     out = tmp_path_factory.mktemp("uses")
     plan = (Measurement("plans", "forks", "plans", 3, 3, (1, 4)), RANKING, PLANNING)
-    entrants = [Pendulum(), Dice(), Poor(), Broken()]
-    return run_suite(None, entrants, env=PENDULUM, suite=plan, out=out, **QUIET), out
+    entrants = [Pendulum(), *(Dice(seed=seed) for seed in range(4)), Poor(), Broken()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy_ranking, "SHOWN", 5)
+        return run_suite(None, entrants, env=PENDULUM, suite=plan, out=out, **QUIET), out
 
 
 def test_who_knows_the_truth_ranks_as_the_truth_does(measured):
@@ -109,19 +120,32 @@ def test_who_knows_the_truth_ranks_as_the_truth_does(measured):
     assert len(row["policies"]) == len(row["true"]) == 11
     for name in ("spearman", "kendall", "pearson"):
         assert row["again"][name]["mean"] == pytest.approx(1.0)
-        assert row["agreement"][name]["mean"] > 0.99
-    assert row["agreement"]["violation"]["mean"] < 0.01
+        assert row["agreement"][name]["mean"] > 0.9  # a frame's last digit may decide which moment is nearest
+    assert row["agreement"]["violation"]["mean"] < 0.05
     assert (row["again"]["violation"]["mean"], row["again"]["violation"]["interval"]) == (0.0, [0.0, 0.0])
     assert row["agreement"]["spearman"]["chance"] == pytest.approx([-0.6, 0.6], abs=0.05)  # of eleven policies
-    np.testing.assert_allclose(row["dreamed"], row["true"], rtol=0.02)
     copied, at_random = row["true"][0], row["true"][8]
     assert copied > at_random + 20  # the grades are grades
 
 
+def test_the_truth_itself_agrees_to_the_last_digit(monkeypatch):
+    monkeypatch.setattr(policy_ranking, "SHOWN", 2)
+    env = make("MountainCarContinuous-v0", frame_skip=8)  # its task is planned by what is seen
+    ground, m = Ground(env, describe(env), 2, 6, "sticky-random", 0), Measurement("r", "ranking", groups=2, branches=8)
+    contest = ground.once(m, lambda: policy_ranking._prepared(m, ground))
+    known = Oracle(ground.stage, {start.seed: start.saved for start in contest.begun.starts})
+    row = PolicyRanking().measure(m, known, ground, lambda frames: None)  # type: ignore[arg-type]
+    assert "distance from the top" in row["task"]
+    assert row["raw"]["dreamed"] == row["raw"]["true"] == row["raw"]["again"]
+    assert [row["agreement"][name]["mean"] for name in SCORES] == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    env.close()
+
+
 def test_who_knows_nothing_does_not_rank(measured):
     rows = measured[0]["measurements"]["ranking"]["entrants"]
-    low, high = rows["dice"]["agreement"]["spearman"]["chance"]
-    assert low < rows["dice"]["agreement"]["spearman"]["mean"] < high
+    for name in ("spearman", "kendall", "pearson"):
+        assert abs(np.mean([rows[f"dice {seed}"]["agreement"][name]["mean"] for seed in range(4)])) < 0.4
+    assert min(rows[f"dice {seed}"]["agreement"]["violation"]["mean"] for seed in range(4)) > 0.2
     for name in ("spearman", "kendall", "pearson"):
         assert rows["poor"]["agreement"][name]["mean"] == 0.0
     assert rows["poor"]["agreement"]["violation"]["mean"] > 0.3
@@ -133,9 +157,9 @@ def test_plans_made_in_the_truth_have_the_whole_share(measured):
     known = rows["the pendulum itself"]
     assert known["score"] == "returns"
     assert known["share"]["mean"] == pytest.approx(1.0, abs=0.02)
-    assert abs(rows["dice"]["share"]["mean"]) < 0.5
+    assert abs(np.mean([rows[f"dice {seed}"]["share"]["mean"] for seed in range(4)])) < 0.4
     assert abs(rows["poor"]["share"]["mean"]) < 0.5
-    assert known["rows"]["simulator"]["returns"] == rows["dice"]["rows"]["simulator"]["returns"]
+    assert known["rows"]["simulator"]["returns"] == rows["dice 0"]["rows"]["simulator"]["returns"]
     assert "not finite" in rows["broken"]["error"]
 
 
@@ -199,7 +223,7 @@ def test_agreement_is_that_of_scipy():
     true, judged = rng.integers(0, 5, (2, 40, 9)).astype(float)
     found = scores(true, judged)
     for name, judge in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau), ("pearson", stats.pearsonr)):
-        wanted = [judge(a, b).statistic for a, b in zip(true, judged)]
+        wanted = [judge(a, b)[0] for a, b in zip(true, judged)]
         np.testing.assert_allclose(found[name], wanted, atol=1e-12)
 
 
@@ -238,7 +262,9 @@ def test_a_task_keeps_its_time_at_another_pace():
         4 * n for n in (own.limit, own.hold, own.horizon, own.execute)
     )
     assert paced.env.frame_skip == 1
-    assert task_in(EnvSpec("procgen/coinrun", {"distribution_mode": "easy"})).discount == pytest.approx(0.95**0.25)
+    coins = task_in(EnvSpec("procgen/coinrun", {"distribution_mode": "easy"}))
+    assert coins is not None
+    assert coins.discount == pytest.approx(0.95**0.25)
     assert task_in(EnvSpec("Pendulum-v1", frame_skip=3)) is None
     assert task_in(EnvSpec("Pendulum-v1", pixels=True)) is None
     assert task_in(EnvSpec("procgen/ninja")) is None

@@ -121,7 +121,8 @@ class Task:
             )
         counts = ("hold", "limit", "steps", "episode", "horizon", "execute", "reach", "lead")
         more: dict[str, Any] = {name: getattr(self, name) * times for name in counts}
-        return replace(self, env=env, discount=self.discount ** (1 / times), **more)
+        about = f"{self.about}; {times} actions here are one of these" if times > 1 else self.about
+        return replace(self, env=env, about=about, discount=self.discount ** (1 / times), **more)
 
     def won(self, held: list[bool]) -> bool:
         """Whether an episode is a success whose goal held, or not, after each of its actions."""

@@ -41,14 +41,14 @@ class Copier:
     """
 
     def __init__(self, spec: WorldSpec, shown: Mapping[str, np.ndarray], rows: np.ndarray):
-        from scipy.spatial import cKDTree  # each query alone, so that an answer does not depend on its neighbours
+        from scipy.spatial import KDTree  # each query alone, so that an answer does not depend on its neighbours
 
         self.spec, self.rows = spec, rows
         deviations = {
             n: np.asarray(shown[n], np.float64).std(0) for n, s in spec.modelled.items() if s.kind == "vector"
         }
         self._units = {name: np.where(unit > 1e-8, unit, 1.0) for name, unit in deviations.items()}
-        self._tree = cKDTree(self._features(shown))
+        self._tree = KDTree(self._features(shown))
 
     def act(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
         """Rows `(B, K, W)` for frames, stream -> `(B, ...)`, all numbers finite."""
@@ -82,7 +82,7 @@ class Acting:
 
     def __init__(self, policies: Policies, p: np.ndarray, e: np.ndarray):
         self.policies, self.who, self._time = policies, (p, e), 0
-        self._ahead = np.zeros((len(p), *policies.copier.rows.shape[1:]))
+        self._ahead: np.ndarray = np.zeros((len(p), *policies.copier.rows.shape[1:]))
 
     def act(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
         """Rows `(B, W)` for sessions that see `frames`, stream -> `(B, ...)`."""
