@@ -15,12 +15,11 @@ from terrella import cli
 from terrella.arenas import describe, make
 from terrella.engine import Frame
 from terrella.errors import ConfigError, EntrantError
-from terrella.evaluation import measurements
 from terrella.evaluation.agreement import SCORES, agreement, scores
 from terrella.evaluation.measurements import Measurement
 from terrella.evaluation.next_world import next_world
 from terrella.evaluation.references import Oracle
-from terrella.evaluation.suite import Ground, run_suite
+from terrella.evaluation.suite import SUITES, Ground, run_suite
 from terrella.planning import TASKS, task_in
 from terrella.spec import EnvSpec
 from terrella.trials import PolicyRanking, policy_ranking
@@ -128,14 +127,23 @@ def test_who_knows_the_truth_ranks_as_the_truth_does(measured):
     assert copied > at_random + 20  # the grades are grades
 
 
-def test_the_truth_itself_agrees_to_the_last_digit(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "skip", "about"),
+    [
+        ("MountainCarContinuous-v0", 8, "distance from the top"),  # planned by what is seen
+        ("terrella/SpritesStill-v0", 1, "the view that is shown"),  # by a goal that is shown
+    ],
+)
+def test_the_truth_itself_agrees_to_the_last_digit(name, skip, about, monkeypatch):
+    if name.startswith("terrella/Sprites"):
+        pytest.importorskip("sklearn")
     monkeypatch.setattr(policy_ranking, "SHOWN", 2)
-    env = make("MountainCarContinuous-v0", frame_skip=8)  # its task is planned by what is seen
+    env = make(name, frame_skip=skip)
     ground, m = Ground(env, describe(env), 2, 6, "sticky-random", 0), Measurement("r", "ranking", groups=2, branches=8)
     contest = ground.once(m, lambda: policy_ranking._prepared(m, ground))
     known = Oracle(ground.stage, {start.seed: start.saved for start in contest.begun.starts})
     row = PolicyRanking().measure(m, known, ground, lambda frames: None)  # type: ignore[arg-type]
-    assert "distance from the top" in row["task"]
+    assert about in row["task"]
     assert row["raw"]["dreamed"] == row["raw"]["true"] == row["raw"]["again"]
     assert [row["agreement"][name]["mean"] for name in SCORES] == pytest.approx([1.0, 1.0, 1.0, 0.0])
     env.close()
@@ -192,7 +200,7 @@ def test_the_command_says_what_was_found(capsys, tmp_path, monkeypatch):
     module.make = Poor  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_pendulum", module)
     plan = (Measurement("ranking", "ranking", groups=2, branches=8, marks=(4,)),)
-    monkeypatch.setitem(measurements.SUITES, "core", plan)
+    monkeypatch.setitem(SUITES, "core", plan)
     args = ["evaluate", "--env", "MountainCar-v0", "--entrant", "a_pendulum:make", "--out", str(tmp_path)]
     assert cli.main(args) == 0
     said = capsys.readouterr()
