@@ -1,6 +1,6 @@
 """Terrella: learn a world from recordings; step it, play it, serve it, measure it."""
 
-from . import heads
+from . import heads, trials
 from .citation import cite
 from .data import Dataset, record
 from .engine import Engine, State
@@ -29,4 +29,5 @@ __all__ = [
     "record",
     "serve",
     "train",
+    "trials",
 ]

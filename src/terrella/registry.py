@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from .errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=type)
-_PARTS: dict[str, dict[str, type]] = {"tokenizer": {}, "dynamics": {}, "decoder": {}, "head": {}, "planner": {}}
+_KINDS = ("tokenizer", "dynamics", "decoder", "head", "planner", "use")
+_PARTS: dict[str, dict[str, type]] = {kind: {} for kind in _KINDS}
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:

@@ -82,6 +82,7 @@ def _suite(
     from ..data import Dataset
     from ..engine import engine_settings
     from ..evaluation.suite import run_suite
+    from ..registry import lookup, names
 
     import_module(env or "")
     if entrant is not None and not entrant.startswith(("http://", "https://")):
@@ -102,7 +103,12 @@ def _suite(
     for title, found in result["measurements"].items():
         if "missing" in found:
             Say.print(f"[bold yellow]![/] {plain(title)}: {plain(found['missing'])}")
-        tables = [(who, row["streams"]) for who, row in found["entrants"].items() if "error" not in row]
+        rows = {who: row for who, row in found["entrants"].items() if "error" not in row}
+        if (what := found["measurement"]["what"]) in names("use"):
+            for who, row in rows.items():
+                Say.print(f"{plain(title)}: {plain(who)}: {plain(lookup('use', what)().line(row))}")
+            continue
+        tables = [(who, row["streams"]) for who, row in rows.items()]
         tables = [(who, next(iter(streams.values()))) for who, streams in tables]
         if tables and "all" in tables[0][1]:
             shown = Table("kappa: row; assign", *(f"after {h}" for h in tables[0][1]["horizons"]), title=title)

@@ -5,6 +5,11 @@
     null    how much moves while nothing is done, beside the truth
     drift   error by horizon beside copy-last, floor and ceiling, as `evaluate` has it
 
+And what a world is good for (`terrella.evaluation.use`), where planning takes part:
+
+    planning    what plans made in it earn in the true environment
+    ranking     whether it ranks policies as the true environment does
+
 Response = sum over pairs of branches of |prediction_i - prediction_j| / the same sum for the truth (root mean squares):
 0 ignores actions, 1 is right in size, though not necessarily in kind.
 """
@@ -38,10 +43,12 @@ class Measurement:
     """One line of a suite: what, over how many groups of how many branches of which kind, at which horizons.
 
     shift: how early and how late a frame may be to be taken for the truth. draws: of noise and levels, for a loss.
+    Of `planning` groups are episodes and branches the futures that a plan may imagine; of `ranking` groups are starts,
+    branches policies of graded randomness, and the last mark is how long they act where no task says so.
     """
 
     name: str
-    what: Literal["forks", "loss", "null", "drift"]
+    what: Literal["forks", "loss", "null", "drift", "planning", "ranking"]
     kind: Kind = "plans"
     groups: int = 16
     branches: int = 4
@@ -55,10 +62,15 @@ class Measurement:
         return self.what in ("forks", "null")
 
     @property
+    def use(self) -> bool:
+        """Whether it is a `Use`, known by the name `what`."""
+        return self.what in ("planning", "ranking")
+
+    @property
     def frames(self) -> int:
         """About how many frames an entrant makes for it."""
         steps = max(self.marks) + self.shift
-        each = {"forks": self.branches, "loss": self.branches**2 * self.draws, "null": 1, "drift": 2}[self.what]
+        each = {"loss": self.branches**2 * self.draws, "null": 1, "drift": 2}.get(self.what, self.branches)
         return self.groups * each * steps
 
 
@@ -69,6 +81,8 @@ CORE = (
     Measurement("loss", "loss"),
     Measurement("nothing done", "null"),
     Measurement("drift", "drift", marks=(1, 2, 4, 8, 16, 32, 64)),
+    Measurement("ranking of policies", "ranking", groups=12, branches=9, marks=(64,)),
+    Measurement("planning", "planning", groups=8, branches=12, marks=(64,)),
 )
 FULL = (
     Measurement("plans", "forks", "plans", 128, 8, (1, 4, 16, 64), shift=1),
@@ -77,6 +91,8 @@ FULL = (
     Measurement("loss", "loss", "plans", 64, 8, draws=4),
     Measurement("nothing done", "null", "plans", 64, 8),
     Measurement("drift", "drift", groups=64, marks=(1, 2, 4, 8, 16, 32, 64, 128, 256)),
+    Measurement("ranking of policies", "ranking", groups=64, branches=9, marks=(64,)),
+    Measurement("planning", "planning", groups=50, branches=64, marks=(64,)),
 )
 
 

@@ -7,7 +7,8 @@ and entrant, with the settings it was made under; it is made anew only if these 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from ..arenas import describe, make
 from ..data import Dataset, Policy
 from ..errors import ConfigError, EntrantError, WorldError, did_you_mean
+from ..registry import lookup
 from ..spec import WorldSpec
 from ..world import World
 from .entrant import Entrant, WorldEntrant, open_entrant
@@ -41,7 +43,10 @@ _BLIND = 2  # plans over which an entrant takes the mean that knows all but the 
 
 @dataclass
 class Ground:
-    """Where entrants meet: one environment, and the true futures of each kind, made when first asked for."""
+    """Where entrants meet: one environment, and the true futures of each kind, made when first asked for.
+
+    opened: what is closed when all have been measured.
+    """
 
     env: gym.Env
     spec: WorldSpec
@@ -50,7 +55,8 @@ class Ground:
     policy: str | Policy
     seed: int
     taken: frozenset[int] = frozenset()
-    _made: dict[Any, Forks] = field(default_factory=dict)
+    opened: ExitStack = field(default_factory=ExitStack)
+    _made: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def stage(self) -> Stage:
@@ -63,7 +69,13 @@ class Ground:
             return "this environment cannot be forked exactly, so its futures cannot be compared."
         if m.what == "null" and self.spec.noop is None:
             return "this environment has no action that is known to do nothing."
-        return None
+        return lookup("use", m.what)().missing(m, self) if m.use else None
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made when first asked for under this key, for all entrants."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def forks(self, m: Measurement) -> Forks:
         """Futures of a measurement."""
@@ -153,6 +165,7 @@ def run_suite(
     finally:
         for entrant in takers:
             entrant.close()
+        ground.opened.close()
         made.close()
     result |= {
         "format": FORMAT,
@@ -220,6 +233,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure one entrant, or where there is none the reference of that name."""
     streams = ground.spec.modelled
+    if m.use and entrant is not None:
+        return lookup("use", m.what)().measure(m, entrant, ground, advance)
     if m.what == "drift" and entrant is not None:
         how: dict[str, Any] = {"context": ground.context, "lead": ground.lead, "policy": ground.policy, "long": 0}
         how |= {"seed": ground.seed, "speed": False, "progress": False, "horizons": m.marks, "episodes": m.groups}

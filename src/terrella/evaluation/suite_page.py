@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic
+from ..registry import lookup
 from . import figures
 from .dimension_page import dimension_tables
+from .next_world import next_world
 from .report import html_figure, html_page, html_table
 
 _NOTES = {
@@ -50,16 +52,18 @@ def render(result: dict[str, Any]) -> str:
         f'<p class="note">{escape(result["env"]["id"])}; {settings["context"]} actions of context. All entrants meet '
         "the same moments, futures and noise. Intervals are 95 %, bootstrap by moment. What fails counts as wrong.</p>",
     ]
+    body.append(next_world(result["measurements"]))
     for name, found in result["measurements"].items():
         what = found["measurement"]["what"]
-        body.append(f'<h2>{escape(name)}</h2><p class="note">{escape(_NOTES[what])}</p>')
+        use = None if what in _NOTES else lookup("use", what)()
+        body.append(f'<h2>{escape(name)}</h2><p class="note">{escape(use.note if use else _NOTES[what])}</p>')
         if "missing" in found:
             body.append(f"<p>Not measured: {escape(found['missing'])}</p>")
             continue
         known = {who: rows for who, rows in found["entrants"].items() if "error" not in rows}
         body += [f"<p>{escape(w)}: {escape(r['error'])}</p>" for w, r in found["entrants"].items() if "error" in r]
         if known:
-            body.append({"null": _nothing, "drift": _drift}.get(what, _forks)(known))
+            body.append((use.page if use else {"null": _nothing, "drift": _drift}.get(what, _forks))(known))
     body += dimension_tables(result["dimensions"])
     provenance = {key: result[key] for key in ("suite", "commit", "hardware", "settings", "entrants")}
     body.append(f"<h2>Where this was measured</h2><pre>{escape(json.dumps(provenance, indent=1))}</pre>")

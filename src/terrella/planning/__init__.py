@@ -3,7 +3,7 @@
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .beam import Beam
 from .best_first import BestFirst
-from .catalogue import TASKS, find_task
+from .catalogue import TASKS, find_task, task_in
 from .cem import CEM, ICEM
 from .gradient import Gradient
 from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
@@ -77,4 +77,5 @@ __all__ = [
     "plan",
     "play",
     "propose",
+    "task_in",
 ]

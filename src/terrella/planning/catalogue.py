@@ -298,3 +298,13 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise did_you_mean(name, TASKS, "task")
     return TASKS[name]
+
+
+def task_in(env: EnvSpec) -> Task | None:
+    """The task of the catalogue in an environment, in that environment's own pace (`Task.paced`); None without one."""
+    for task in TASKS.values():
+        own = task.env
+        like = own.id == env.id and own.pixels == env.pixels and own.kwargs.items() <= env.kwargs.items()
+        if like and own.frame_skip % env.frame_skip == 0:
+            return task.paced(env)
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -106,6 +106,23 @@ class Task:
     def make(self) -> gym.Env:
         """Make the environment; raises what `terrella.arenas.make` raises."""
         return make(self.env)
+
+    def paced(self, env: EnvSpec) -> Task:
+        """The same task in `env`, where each of its actions is several shorter ones.
+
+        Whatever counts actions counts so many more, and the discount of a step is its root. Raises `ConfigError` where
+        the task's frame skip is no multiple of the environment's.
+        """
+        times, rest = divmod(self.env.frame_skip, env.frame_skip)
+        if rest:
+            raise ConfigError(
+                f"the task's actions last {self.env.frame_skip} steps and the environment's {env.frame_skip}; expected "
+                "a frame skip that divides the task's."
+            )
+        counts = ("hold", "limit", "steps", "episode", "horizon", "execute", "reach", "lead")
+        more: dict[str, Any] = {name: getattr(self, name) * times for name in counts}
+        about = f"{self.about}; {times} actions here are one of these" if times > 1 else self.about
+        return replace(self, env=env, about=about, discount=self.discount ** (1 / times), **more)
 
     def won(self, held: list[bool]) -> bool:
         """Whether an episode is a success whose goal held, or not, after each of its actions."""

@@ -19,18 +19,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .arenas import describe
-from .engine import Engine
-from .errors import ConfigError
-from .evaluation import film
-from .evaluation.preview import curves
-from .evaluation.provenance import commit, hardware
-from .evaluation.stats import bootstrap, wilson
-from .files import atomic
-from .planning.mpc import Controller
-from .planning.tasks import Goal, Task
-from .planning.trial import Blind, Episode, attempt, begin, gap, play
-from .spec import WorldSpec
+from ..arenas import describe
+from ..engine import Engine
+from ..errors import ConfigError
+from ..evaluation import film
+from ..evaluation.preview import curves
+from ..evaluation.provenance import commit, hardware
+from ..evaluation.stats import bootstrap, wilson
+from ..files import atomic
+from ..planning.mpc import Controller
+from ..planning.tasks import Goal, Task
+from ..planning.trial import Blind, Episode, attempt, begin, gap, play
+from ..spec import WorldSpec
 
 HEIGHT = 192  # pixels of a film's pictures, about
 _COLUMNS = (
