@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..spec import WorldSpec
 from ..world import World
 from .entrant import Entrant, WorldEntrant, open_entrant
 from .forks import Forks, fork_groups
+from .jobs import Part, fill, portable
 from .measurements import SUITES, Advance, Measurement, measure_forks, measure_loss, measure_nothing
 from .moments import POLICY, Stage
 from .progress import progress_bar
@@ -144,17 +146,25 @@ def run_suite(
     engine: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     progress: bool = True,
+    jobs: int = 1,
+    part: Part | None = None,
 ) -> dict[str, Any]:
     """Measure a world, other entrants and references, and return a table of each measurement, as JSON values.
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
     `core`, `full` or measurements of one's own. dataset: recordings whose seeds are left out. engine: settings of the
-    world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. Others as in `evaluate`.
+    world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. jobs: processes that share the work
+    and the threads; with as many threads each, results are those of one. part: what one of them does, which then writes
+    no page. Others as in `evaluate`.
 
     A measurement that the environment does not allow has `missing`, the reason. Raises `ConfigError` when nobody takes
-    part, `UnknownName` for a suite there is not, `EntrantError` for an entrant that cannot be reached.
+    part, or something cannot be told to several processes; `UnknownName` for a suite there is not, `EntrantError` for
+    an entrant that cannot be reached.
     """
-    plan = _plan(suite)
+    plan = _plan(suite) if part is None else part.turned(_plan(suite))
+    how: dict[str, Any] = {"env": env, "suite": suite, "references": references, "dataset": dataset, "context": context}
+    how |= {"lead": lead, "policy": policy, "seed": seed, "device": device, "engine": engine, "out": out}
+    sent = portable(world, entrants, jobs, **how) if jobs != 1 else None
     loaded = World.load(world) if isinstance(world, (str, Path)) else world
     if loaded is None and (env is None or not entrants):
         raise ConfigError("nobody to measure: give a world, or an environment and an entrant.")
@@ -172,19 +182,29 @@ def run_suite(
         if len(set(called)) < len(called):
             raise ConfigError(f"entrants are called {called}; each needs a name of its own.")
         kept = Kept(None if out is None else Path(out) / "kept")
-        result = _run(plan, ground, takers, kept, references, progress, env)
+        total = sum(m.frames * (len(takers) + (len(REFERENCES) if references and m.forked else 0)) for m in plan)
+        bar = progress_bar("suite", total, progress) if part is None else nullcontext(part.advance)
+        fresh = 0
+        if sent is not None:
+            with bar as advance:
+                fresh = fill(sent, jobs, advance)
+            bar = nullcontext(lambda n: None)  # what follows finds everything kept
+        result = _run(plan, ground, takers, kept, references, bar, env, part)
     finally:
         for entrant in takers:
             entrant.close()
         made.close()
+    if part is not None:
+        return result
     result |= {
+        "reused": result["reused"] - fresh,
         "format": FORMAT,
         "suite": suite if isinstance(suite, str) else "own",
         "world": loaded.name if loaded is not None else None,
         "env": asdict(spec.env),
         "settings": {"context": ground.context, "lead": lead, "policy": _named(policy), "seed": seed},
         "commit": commit(),
-        "hardware": hardware(),
+        "hardware": {**hardware(), "jobs": jobs},
     }
     result = json.loads(json.dumps(result))  # equal to what is read from the file
     if out is not None:
@@ -200,17 +220,17 @@ def _run(
     takers: list[Entrant],
     kept: Kept,
     references: bool,
-    progress: bool,
+    bar: AbstractContextManager[Advance],
     env: EnvLike | None,
+    part: Part | None = None,
 ) -> dict[str, Any]:
     """Each measurement of each entrant, from what is kept or anew."""
     common = {"env": asdict(describe(ground.env).env), "context": ground.context, "lead": ground.lead}
     common |= {"policy": _named(ground.policy), "seed": ground.seed, "taken": len(ground.taken), "format": FORMAT}
     described = [entrant.describe() for entrant in takers]
-    total = sum(m.frames * (len(takers) + (len(REFERENCES) if references and m.forked else 0)) for m in plan)
     table: dict[str, Any] = {}
     reused = 0
-    with progress_bar("suite", total, progress) as advance:
+    with bar as advance:
         for m in plan:
             rows: dict[str, Any] = {}
             table[m.name] = {"measurement": asdict(m), "entrants": rows}
@@ -224,6 +244,8 @@ def _run(
                 if m.what == "loss" and not isinstance(entrant, WorldEntrant):
                     continue
                 name = said["name"]
+                if part is not None and not part.claim(m.name, name):
+                    continue
                 try:
                     settings = {**common, "measurement": asdict(m), "entrant": said}
                     anew = partial(_measure, m, entrant, name, ground, advance, env)
