@@ -46,7 +46,7 @@ def test_two_processes_find_what_one_does(saved, tmp_path, monkeypatch):
     (tmp_path / "shared" / "kept").mkdir(parents=True)
     for path in old[:2]:
         shutil.copy(path, tmp_path / "shared" / "kept")
-    monkeypatch.setattr("terrella.evaluation.suite._measure", None)  # this process measures nothing itself
+    monkeypatch.setattr("terrella.evaluation.suite._measure", lambda *_: pytest.fail("measured in this process"))
     shared = run_suite(saved, out=tmp_path / "shared", jobs=2, **QUIET)
     assert (alone["reused"], shared["reused"]) == (0, 2)
     assert shared["hardware"]["jobs"] == 2
