@@ -42,6 +42,7 @@ def test_every_command_has_help(command, capsys):
         (["play", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate"], "which world"),
+        (["evaluate", "pendulum", "--jobs", "2"], "share the work"),
         (["evaluate", "pendulum", "--suite", "cor"], "core"),
         (["evaluate", "nowhere", "--suite", "core"], "nowhere"),
         (["evaluate", "--entrant", "http://127.0.0.1:1"], "nobody to measure"),
