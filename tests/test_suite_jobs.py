@@ -92,28 +92,29 @@ def instead(monkeypatch):
 def test_a_process_that_dies_is_noticed(instead, tmp_path):
     instead("import os; os._exit(7)")
     with pytest.raises(TerrellaError, match="exit code 7"):
-        jobs.fill({}, 2, lambda n: None)
+        jobs.fill({}, tmp_path, 2, lambda n: None)
 
 
-def test_what_a_process_raises_is_raised(instead):
+def test_what_a_process_raises_is_raised(instead, tmp_path):
     instead('import sys; print(\'["failed", ["EntrantError", "no answer"]]\'); sys.stdin.read()')
     with pytest.raises(EntrantError, match="no answer"):
-        jobs.fill({}, 2, lambda n: None)
+        jobs.fill({}, tmp_path, 2, lambda n: None)
 
 
-def test_claims_are_granted_once(instead):
+def test_claims_are_granted_once(instead, tmp_path):
     instead(
         "import sys, json\n"
-        "sys.stdin.readline()\n"
-        "won = 0\n"
+        "out = json.loads(sys.stdin.readline())['asked']['out']\n"
         "for i in range(50):\n"
         "    print(json.dumps(['claim', ['plans', str(i)]]), flush=True)\n"
-        "    won += json.loads(sys.stdin.readline())\n"
+        "    if json.loads(sys.stdin.readline()):\n"
+        "        open(f'{out}/{i}.json', 'x').close()\n"
         "    print('[\"advance\", 2]', flush=True)\n"
-        "print(json.dumps(['done', won]), flush=True)\n"
+        "print('[\"done\", null]', flush=True)\n"
     )
+    (tmp_path / "old.json").touch()
     counted = []
-    assert jobs.fill({}, 3, counted.append) == 50
+    assert jobs.fill({"out": str(tmp_path)}, tmp_path, 3, counted.append) == 50
     assert sum(counted) == 2 * 3 * 50
 
 

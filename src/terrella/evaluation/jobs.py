@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -33,21 +33,22 @@ from .entrant import Entrant
 from .measurements import Advance, Measurement
 from .source import EnvLike
 
+M = TypeVar("M")
+Claim = Callable[[str, str], bool]
+
 
 @dataclass(frozen=True)
 class Part:
     """What one of several processes does of a suite.
 
-    place: its number among `count`. claim: measurement, entrant -> whether it is this one's to measure. advance: counts
-    frames.
+    place: its number among `count`. claim: measurement, entrant -> whether it is this one's to measure.
     """
 
     place: int
     count: int
-    claim: Callable[[str, str], bool]
-    advance: Advance
+    claim: Claim
 
-    def turned(self, plan: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    def turned(self, plan: Sequence[M]) -> tuple[M, ...]:
         """The measurements, from another one on in each process."""
         first = self.place * len(plan) // self.count
         return (*plan[first:], *plan[:first])
@@ -111,17 +112,18 @@ def arguments(sent: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fill(sent: Mapping[str, Any], jobs: int, advance: Advance) -> int:
-    """Measure what is not yet kept, in so many processes; returns how many results were made.
+def fill(sent: Mapping[str, Any], kept: Path, jobs: int, advance: Advance) -> int:
+    """Measure what is not yet in the folder `kept`, in so many processes; returns how many results were made.
 
     sent: from `portable`. The threads of torch are divided among the processes. Raises what a process raises, and
     `TerrellaError` when one dies; what was finished until then is kept.
     """
+    before = _ages(kept)
     claimed: set[tuple[str, str]] = set()
-    one = threading.Lock()
+    lock = threading.Lock()
 
     def claim(measurement: str, entrant: str) -> bool:
-        with one:
+        with lock:
             new = (measurement, entrant) not in claimed
             claimed.add((measurement, entrant))
             return new
@@ -135,13 +137,19 @@ def fill(sent: Mapping[str, Any], jobs: int, advance: Advance) -> int:
         with ThreadPoolExecutor(jobs) as pool:
             heard = [pool.submit(worker.hear, claim, advance) for worker in workers]
             try:
-                return sum(made.result() for made in as_completed(heard))
+                for one in as_completed(heard):
+                    one.result()
             finally:  # here already, or the pool would wait for processes that nobody wants any more
                 for worker in workers:
                     worker.process.terminate()
     finally:
         for worker in workers:
             worker.close()
+    return sum(before.get(name) != age for name, age in _ages(kept).items())
+
+
+def _ages(kept: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
 
 
 class _Worker:
@@ -166,8 +174,8 @@ class _Worker:
         with suppress(OSError):
             print(json.dumps(message), file=self.process.stdin, flush=True)
 
-    def hear(self, claim: Callable[[str, str], bool], advance: Advance) -> int:
-        """Answer until it is done; returns how many results it made."""
+    def hear(self, claim: Claim, advance: Advance) -> None:
+        """Answer until it is done."""
         for line in self.process.stdout or ():
             kind, value = json.loads(line)
             if kind == "claim":
@@ -175,7 +183,7 @@ class _Worker:
             elif kind == "advance":
                 advance(value)
             elif kind == "done":
-                return value
+                return
             else:
                 name, text = value
                 error = getattr(errors, name, None)
@@ -218,10 +226,9 @@ def work() -> None:
         sys.path[:] = order["path"]
         from .suite import run_suite  # it imports this file
 
-        part = Part(order["place"], order["count"], claim, lambda n: tell("advance", int(n)))
-        result = run_suite(**arguments(order["asked"]), part=part)
-        rows = [row for found in result["measurements"].values() for row in found["entrants"].values()]
-        tell("done", sum("error" not in row for row in rows) - result["reused"])
+        part = Part(order["place"], order["count"], claim)
+        run_suite(**arguments(order["asked"]), part=part, progress=lambda n: tell("advance", int(n)))
+        tell("done", None)
     except BrokenPipeError:
         pass  # the parent is gone
     except TerrellaError as error:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -99,13 +98,22 @@ REFERENCES = ("true simulator", "action-blind", "last frame held", "random frame
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of results, each beside the settings it was made under."""
+    """A folder of results, each beside the settings it was made under.
+
+    claim: whether the result of a measurement and entrant, by name, is to be made here and not in another process.
+    """
 
     folder: Path | None
+    claim: Callable[[str, str], bool] = lambda measurement, entrant: True
 
     def get(self, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
-        """The result made under these settings, from the folder if it is there, and whether it was."""
+        """The result made under these settings, from the folder if it is there, and whether it was.
+
+        Raises `EntrantError` for one that is not made here.
+        """
         plain = json.loads(json.dumps(settings))
+        if not self.claim(plain["measurement"]["name"], plain["entrant"]["name"]):
+            raise EntrantError("another process makes this result.")
         path = None if self.folder is None else self.folder / _file(plain)
         if path is not None and path.exists():
             try:
@@ -145,7 +153,7 @@ def run_suite(
     device: str | None = None,
     engine: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | Advance = True,
     jobs: int = 1,
     part: Part | None = None,
 ) -> dict[str, Any]:
@@ -153,9 +161,9 @@ def run_suite(
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
     `core`, `full` or measurements of one's own. dataset: recordings whose seeds are left out. engine: settings of the
-    world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. jobs: processes that share the work
-    and the threads; with as many threads each, results are those of one. part: what one of them does, which then writes
-    no page. Others as in `evaluate`.
+    world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. progress: a bar, or who counts.
+    jobs: processes that share the work and the threads; with as many threads each, results are those of one. part: what
+    one of them does, which then writes no page. Others as in `evaluate`.
 
     A measurement that the environment does not allow has `missing`, the reason. Raises `ConfigError` when nobody takes
     part, or something cannot be told to several processes; `UnknownName` for a suite there is not, `EntrantError` for
@@ -181,15 +189,13 @@ def run_suite(
         called = [entrant.describe()["name"] for entrant in takers] + list(REFERENCES if references else ())
         if len(set(called)) < len(called):
             raise ConfigError(f"entrants are called {called}; each needs a name of its own.")
-        kept = Kept(None if out is None else Path(out) / "kept")
-        total = sum(m.frames * (len(takers) + (len(REFERENCES) if references and m.forked else 0)) for m in plan)
-        bar = progress_bar("suite", total, progress) if part is None else nullcontext(part.advance)
-        fresh = 0
-        if sent is not None:
-            with bar as advance:
-                fresh = fill(sent, jobs, advance)
-            bar = nullcontext(lambda n: None)  # what follows finds everything kept
-        result = _run(plan, ground, takers, kept, references, bar, env, part)
+        folder, fresh = None if out is None else Path(out) / "kept", 0
+        kept = Kept(folder) if part is None else Kept(folder, part.claim)
+        if sent is not None and folder is not None:
+            with progress_bar("suite", _effort(plan, len(takers), references), progress) as advance:
+                fresh = fill(sent, folder, jobs, advance)
+            progress = False  # what follows finds everything kept
+        result = _run(plan, ground, takers, kept, references, progress, env)
     finally:
         for entrant in takers:
             entrant.close()
@@ -220,17 +226,17 @@ def _run(
     takers: list[Entrant],
     kept: Kept,
     references: bool,
-    bar: AbstractContextManager[Advance],
+    progress: bool | Advance,
     env: EnvLike | None,
-    part: Part | None = None,
 ) -> dict[str, Any]:
     """Each measurement of each entrant, from what is kept or anew."""
     common = {"env": asdict(describe(ground.env).env), "context": ground.context, "lead": ground.lead}
     common |= {"policy": _named(ground.policy), "seed": ground.seed, "taken": len(ground.taken), "format": FORMAT}
     described = [entrant.describe() for entrant in takers]
+    total = _effort(plan, len(takers), references)
     table: dict[str, Any] = {}
     reused = 0
-    with bar as advance:
+    with progress_bar("suite", total, progress) as advance:
         for m in plan:
             rows: dict[str, Any] = {}
             table[m.name] = {"measurement": asdict(m), "entrants": rows}
@@ -244,8 +250,6 @@ def _run(
                 if m.what == "loss" and not isinstance(entrant, WorldEntrant):
                     continue
                 name = said["name"]
-                if part is not None and not part.claim(m.name, name):
-                    continue
                 try:
                     settings = {**common, "measurement": asdict(m), "entrant": said}
                     anew = partial(_measure, m, entrant, name, ground, advance, env)
@@ -256,6 +260,11 @@ def _run(
                     reused += 1
                     advance(m.frames)
     return {"entrants": described, "measurements": table, "reused": reused}
+
+
+def _effort(plan: Sequence[Measurement], takers: int, references: bool) -> int:
+    """About how many frames are made."""
+    return sum(m.frames * (takers + (len(REFERENCES) if references and m.forked else 0)) for m in plan)
 
 
 def _measure(
