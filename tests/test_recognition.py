@@ -16,7 +16,7 @@ from terrella.evaluation.dimensions import PERCEPTION, find_dimension
 from terrella.evaluation.entrant import WorldEntrant
 from terrella.evaluation.forks import fork_groups
 from terrella.evaluation.measurements import measure_forks, scale
-from terrella.evaluation.perception import combinations, perceive
+from terrella.evaluation.perception import diagonal, perceive
 from terrella.evaluation.recognition import given_back, recognised
 from terrella.evaluation.references import CopyLast
 from terrella.world import World
@@ -78,7 +78,7 @@ def test_combinations_held_out_leave_every_level_and_every_answer(dimension):
     numbered = {name: [levels.index(cell[name]) for cell in grid] for name, levels in dimension.factors.items()}
     items = SimpleNamespace(factors={name: np.array(places) for name, places in numbered.items()})
     for seed in range(4):
-        out = combinations(dimension, items, seed)
+        out = diagonal(dimension, items, seed)
         assert len(set(np.bincount(items.factors["answer"][out], minlength=dimension.classes))) == 1
         assert 0 < out.mean() <= 0.5
         for name, levels in dimension.factors.items():
@@ -108,4 +108,4 @@ def test_who_knows_the_answer_knows_it_in_new_combinations():
 def test_an_answer_alone_has_no_combinations():
     alone = Dimension("x", "visual", "what", "terrella/Pucks-v0", 2, lambda *_: {}, factors={"answer": (0, 1)})
     with pytest.raises(ConfigError, match="no factor beside"):
-        combinations(alone, SimpleNamespace(factors={"answer": np.arange(2)}))
+        diagonal(alone, SimpleNamespace(factors={"answer": np.arange(2)}))

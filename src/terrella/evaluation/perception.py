@@ -59,7 +59,7 @@ def perceive(
     answers = np.eye(dimension.classes)[items.factors["answer"]]
     fitted = ~out
     if held_out == "combinations":
-        rare = combinations(dimension, items, seed)
+        rare = diagonal(dimension, items, seed)
         fitted, out = fitted & ~rare, out & rare
     said = fit(features[fitted], answers[fitted], items.layouts[fitted], kind, seed)(features[out])
     right = credit(said, items.factors["answer"][out])
@@ -82,7 +82,7 @@ def perceive(
     }
 
 
-def combinations(dimension: Dimension, items: Items, seed: int = 0) -> np.ndarray:
+def diagonal(dimension: Dimension, items: Items, seed: int = 0) -> np.ndarray:
     """Which items have a combination of levels to be held out, bool `(n,)`: one in m, a diagonal of their places.
 
     m is the most levels that a factor other than the answer has. Every level of every factor is also among the rest,
