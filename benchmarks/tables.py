@@ -1,5 +1,5 @@
-"""Write the tables of the README and of docs/choosing-a-backbone.md, docs/drift.md, docs/reasoning.md and docs/speed.md
-from the JSON that the benchmarks left in `benchmarks/results`.
+"""Write the tables of the README and of the pages in docs from the JSON that the benchmarks left in
+`benchmarks/results`, and the list of dimensions from their definitions.
 
 python benchmarks/gallery.py --json benchmarks/results/gallery.json
 python benchmarks/rollout.py --json benchmarks/results/rollout.json
@@ -8,6 +8,7 @@ python benchmarks/memory.py --arena sprites --json benchmarks/results/memory-spr
 python benchmarks/memory.py --arena blocks --json benchmarks/results/memory-blocks.json
 python benchmarks/reasoner.py --json benchmarks/results/reasoner.json
 python benchmarks/drift.py --json benchmarks/results/drift.json
+python benchmarks/dimensions.py --json benchmarks/results/dimensions.json
 python benchmarks/speed/NAME.py --json benchmarks/results/speed-NAME.json    (for each NAME there)
 python benchmarks/tables.py
 """
@@ -436,6 +437,58 @@ def sensitivity(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def dimensions(result: dict[str, Any]) -> str:
+    """Shares of right answers, one line a world and dimension: first of perception, then of prediction."""
+    cases: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in result["rows"]:
+        who = "world" if row["kind"] == "world" else row["entrant"]
+        case = cases.setdefault((row["world"], row["dimension"]), {})
+        case.setdefault((who, row["read"]), {})[row["how"]] = row
+    seen = [("world", "latents"), ("world", "memory"), ("untrained", "latents"), ("untrained", "memory")]
+    seen += [("pixels", "frames"), ("true state", "quantities")]
+    heads = " | ".join(f"{who}, {what}" for who, what in seen)
+    lines = [f"| linear; network | n | chance | {heads} | entanglement |", "|---|" + "---:|" * (len(seen) + 3)]
+    tail = ["", "| row; assign | n | chance | world | untrained | last frame held | true simulator | entanglement |"]
+    tail.append("|---|" + "---:|" * 7)
+    for (world, name), case in cases.items():
+        first = next(iter(next(iter(case.values())).values()))
+        start = f"| {world}, {name} | {first['items']} | {first['chance']:.2f} |"
+        if "linear" in next(iter(case.values())):
+            cells = [_ways(case.get(column), column[0] == "world") for column in seen]
+            lines.append(f"{start} {' | '.join(cells)} | {_entangled(case.get(seen[1], {}).get('linear'))} |")
+            continue
+        for stream in dict.fromkeys(what for _, what in case):
+            some = [(who, stream) for who in ("world", "untrained", "last frame held", "true simulator")]
+            cells = [_ways(case.get(column), column[0] == "world") for column in some]
+            tail.append(f"{start} {' | '.join(cells)} | {_entangled(case.get(some[0], {}).get('row'))} |")
+    return "\n".join(lines + (tail if len(tail) > 3 else []))
+
+
+def _ways(found: dict[str, Any] | None, whole: bool) -> str:
+    """Accuracies of every way of reading; whole: with their intervals."""
+    cells = [row for row in (found or {}).values() if row["accuracy"] is not None]
+    return "; ".join(_measured(row["accuracy"], row["interval"] if whole else [None, None]) for row in cells)
+
+
+def _entangled(found: dict[str, Any] | None) -> str:
+    told = {} if found is None else found["entanglement"]
+    shown = [f"{name} {e['s_re']:.2f} ({e['permuted']:.2f})" for name, e in told.items() if e["s_re"] is not None]
+    return ", ".join(shown)
+
+
+def dimension_list() -> str:
+    """One line a dimension, from the definitions themselves."""
+    from terrella.evaluation.dimensions import DIMENSIONS
+
+    lines = [
+        "| id | aspect | asks | arena | classes | differs, beyond arena and pictures |",
+        "|---|---|---|---|---:|---|",
+    ]
+    for d in DIMENSIONS.values():
+        lines.append(f"| {d.id} | {d.aspect} | {d.asks} | `{d.arena}` | {d.classes} | {d.approximates or '–'} |")
+    return "\n".join(lines)
+
+
 def _measured(mean: float, interval: list[float | None]) -> str:
     low, high = interval
     return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} ({low:.2f} to {high:.2f})"
@@ -458,6 +511,7 @@ SPEED = (
 PAGES = {
     "README.md": {"gallery": gallery, "rollout": rollout, "dataset": dataset},
     "docs/choosing-a-backbone.md": {"memory-sprites": memory, "memory-blocks": memory},
+    "docs/dimensions.md": {"dimensions": dimensions},
     "docs/drift.md": {"drift": drift},
     "docs/evaluation.md": {"leaderboard": leaderboard, "sensitivity": sensitivity},
     "docs/learning.md": {"imagination": imagination, "dyna": dyna},
@@ -474,6 +528,8 @@ def main() -> None:
         for name, make in tables.items():
             if (RESULTS / f"{name}.json").exists():
                 text = replace(text, name, make(json.loads((RESULTS / f"{name}.json").read_text())))
+        if page == "docs/dimensions.md":
+            text = replace(text, "dimension-list", dimension_list())
         (ROOT / page).write_text(text)
 
 

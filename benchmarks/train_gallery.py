@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import terrella
-from terrella.data import Cover, Dataset, Policy, WallWalk
+from terrella.data import Cover, Dataset, Policy, StickyRandom, WallWalk
 from terrella.evaluation import write_preview
 from terrella.training import TrainingConfig, train
 from terrella.training.presets import WITHIN, alone
@@ -115,6 +115,18 @@ RECIPES = {
         acts="a viewer who follows the walls, looks at the room and crosses it",
         config=remembers(Part("flow_wedge", {"reach": 8, "side": 11, "features": 24, "dim": 96}), 8),
         training=alone(TrainingConfig(batch=4, reward_weight=0.0, end_weight=0.0, **WITHIN), 40, 20),
+    ),
+    # As scenes of the atomic dimensions are: one disc to eight, light and dull, of equal mass, that nothing slows down.
+    "pucks": Recipe(
+        "terrella/Pucks-v0",
+        "Pucks: discs glide, bounce and are pushed over a table",
+        {"episodes": 2000, "max_episode_steps": 30, "count": (1, 8), "mass": (1.0, 1.0), "drag": 0.0}
+        | {"radius": (0.05, 0.115), "restitution": (0.0, 1.0)},
+        "6000steps",
+        "",
+        policy=lambda: StickyRandom(rest=0.5),
+        acts="a sticky-random policy that does nothing half of the time",
+        training=TrainingConfig(reward_weight=0.0, end_weight=0.0),
     ),
 }
 

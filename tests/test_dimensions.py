@@ -10,7 +10,7 @@ from terrella.errors import ConfigError, UnknownName
 from terrella.evaluation.dimension import build_items
 from terrella.evaluation.dimensions import DIMENSIONS, PERCEPTION, PREDICTION, find_dimension
 from terrella.evaluation.moments import Stage
-from terrella.evaluation.perception import credit, entanglement, perceive, read
+from terrella.evaluation.perception import credit, entanglement, known, perceive, read, tally
 from terrella.evaluation.prediction import dimension_forks, foresee
 from terrella.evaluation.probes import pixel_reader
 from terrella.evaluation.references import CopyLast, Oracle
@@ -45,24 +45,16 @@ def test_items_are_balanced_and_differ_by_their_factors(dimension):
     env.close()
 
 
-def state(traces: np.ndarray) -> np.ndarray:
-    """The true state as a readout can use it: numbers, their squares, and numbers of few values one-hot."""
-    rounded = traces.round(9)
-    few = [c for c in rounded.T if 1 < len(np.unique(c)) <= 24]
-    marks = [c[:, None] == np.unique(c) for c in few]
-    return np.concatenate([traces, traces**2, *marks], 1)
-
-
 @pytest.mark.parametrize("dimension", PERCEPTION, ids=lambda d: d.id)
 def test_who_knows_the_state_is_right_and_who_is_blind_is_at_chance(dimension):
     env = dimension.make()
     items = build_items(dimension, env, layouts=12)
-    known = perceive(dimension, items, state(items.traces), kind="mlp")
-    assert known["accuracy"] > (dimension.chance + 1) / 2
-    assert known["interval"][0] > dimension.chance
+    told = perceive(dimension, items, known(items), kind="mlp")
+    assert told["accuracy"] > (dimension.chance + 1) / 2
+    assert told["interval"][0] > dimension.chance
     blind = perceive(dimension, items, np.ones((len(items), 3)))
     assert blind["accuracy"] == pytest.approx(dimension.chance, abs=1e-9)
-    assert set(known["entanglement"]) == set(dimension.factors) - {"answer"}
+    assert set(told["entanglement"]) == set(dimension.factors) - {"answer"}
     env.close()
 
 
@@ -91,24 +83,38 @@ def test_ties_share_credit():
 @pytest.mark.parametrize("dimension", SEEN, ids=lambda d: d.id)
 def test_the_truth_foresees_and_copies_do_not(dimension):
     env = dimension.make()
-    forks = dimension_forks(dimension, env, layouts=2)
+    items, streams = build_items(dimension, env, layouts=2), describe(env).modelled
+    forks = dimension_forks(dimension, env, items)
     oracle = Oracle(Stage(env, describe(env), 0), dict(zip(forks.seeds, forks.states)))
-    (known,) = foresee(dimension, oracle, env, forks)["streams"].values()
-    (left,), (chance,) = known["all"]["left"], known["all"]["chance"]
-    assert 2 <= left <= 4  # a step into a wall is a rest
-    assert left == 4 or "Blocks" in dimension.arena
-    assert known["all"]["row"]["mean"] == [1.0]
-    assert known["all"]["column"]["mean"] == [1.0]
-    (copied,) = foresee(dimension, CopyLast(), env, forks)["streams"].values()
-    assert copied["all"]["row"]["mean"] == pytest.approx([chance])
+    (told,) = foresee(oracle, items, forks, streams)["readouts"].values()
+    assert told["row"]["items"] == len(items)
+    assert 1 / 4 <= told["row"]["chance"] <= 1 / 2  # a step into a wall is a rest
+    assert told["row"]["chance"] == 1 / 4 or "Blocks" in dimension.arena
+    assert [told[way]["accuracy"] for way in ("row", "assign")] == [1.0, 1.0]
+    (copied,) = foresee(CopyLast(), items, forks, streams)["readouts"].values()
+    for way in ("row", "assign"):
+        assert copied[way]["accuracy"] == pytest.approx(told["row"]["chance"], abs=1e-5)
+        assert copied[way]["kappa"] == pytest.approx(0, abs=1e-4)
+        assert set(copied[way]["entanglement"]) == set(dimension.factors)
     env.close()
+
+
+def test_answers_are_tallied_where_something_was_asked():
+    right = np.array([1.0, np.nan, 0.5, 1.0])
+    told = tally(right, np.array([0.5, 1.0, 0.5, 0.25]), np.array([0, 0, 1, 1]), {"way": np.array([0, 1, 0, 1])})
+    assert (told["items"], told["accuracy"], told["chance"]) == (3, pytest.approx(5 / 6), pytest.approx(5 / 12))
+    assert told["kappa"] == pytest.approx((5 / 6 - 5 / 12) / (1 - 5 / 12))
+    assert told["raw"] == {"0": 1.0, "1": 0.75}
+    assert told["entanglement"]["way"]["by_level"] == {"0": 0.75, "1": 1.0}
+    nothing = tally(np.full(2, np.nan), np.ones(2), np.arange(2), {"way": np.arange(2)})
+    assert (nothing["items"], nothing["accuracy"], nothing["entanglement"]) == (0, None, {})
 
 
 def test_each_kind_is_scored_its_own_way():
     dimension = find_dimension("SR")
     env = dimension.make()
     with pytest.raises(ConfigError):
-        dimension_forks(dimension, env, layouts=1)
+        dimension_forks(dimension, env, build_items(dimension, env, layouts=1))
     with pytest.raises(ConfigError):
         perceive(dimension, build_items(dimension, env, layouts=1), np.zeros((16, 1)))
     env.close()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from terrella import arenas
 from terrella.actions import decode
-from terrella.data import Dataset, Episode, Policy, Random, StickyRandom, make_policy, record, verify
+from terrella.data import Cover, Dataset, Episode, Policy, Random, StickyRandom, make_policy, record, verify
 from terrella.data.policies import Scripted
 from terrella.errors import ActionError, ArenaError, DatasetError, SpecError, UnknownName
 
@@ -406,6 +406,27 @@ def test_sticky_policies_keep_actions_for_the_mean_asked(kind):
     assert np.array_equal(actions[:50], [policy.act(None)[0] for _ in range(50)])
     with pytest.raises(ActionError, match="mean"):
         StickyRandom(0.5)
+
+
+def test_sticky_policies_rest_as_often_as_asked():
+    env, policy = arenas.make("MountainCar-v0"), make_policy(StickyRandom(1.0, rest=0.7))
+    policy.prepare(arenas.describe(env))
+    policy.begin(env.action_space, np.random.default_rng(0))
+    rests = np.mean([policy.act(None) == 1 for _ in range(4000)])  # its second action does nothing
+    assert abs(rests - (0.7 + 0.3 / 3)) < 0.03
+    with pytest.raises(ActionError, match="do nothing"):
+        StickyRandom(rest=0.5).prepare(arenas.describe(arenas.make("CartPole-v1")))
+    with pytest.raises(ActionError, match="share"):
+        StickyRandom(rest=2.0)
+
+
+def test_policies_made_alike_read_alike():
+    env, policy = arenas.make("terrella/SpritesMicro-v0"), Cover(30)
+    assert repr(policy) == "Cover(frames=30)"
+    policy.prepare(arenas.describe(env))
+    policy.begin(env.action_space, np.random.default_rng(0))
+    assert repr(policy) == repr(Cover(30)) != repr(Cover(31))
+    assert repr(StickyRandom(rest=0.5)) == "StickyRandom(mean=4.0, kind='geometric', rest=0.5)"
 
 
 def test_policies_leave_the_space_alone_and_repeat_with_the_seed():

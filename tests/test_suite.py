@@ -14,8 +14,9 @@ from terrella.errors import ConfigError, EntrantError, UnknownName
 from terrella.evaluation import suite, wire
 from terrella.evaluation.damage import Damage, Damaged, coarse, damages
 from terrella.evaluation.entrant import Checked, WorldEntrant, open_entrant
+from terrella.evaluation.kept import Kept
 from terrella.evaluation.measurements import Measurement
-from terrella.evaluation.suite import Kept, run_suite
+from terrella.evaluation.suite import run_suite
 from terrella.world import World
 
 TINY = (

@@ -42,7 +42,8 @@ def evaluate(
         memory: Policy by which a session keeps its past, such as window or tempcache.
         cache: Rule by which denoising steps are forecast, such as interval or across.
         seed: Decides everything that is random.
-        suite: Ask instead what the world has understood: core (minutes) or full (hours); writes suite.html.
+        suite: Ask instead what the world has understood: core (minutes), dimensions (atomic questions, where its
+            environment has some) or full (both, hours); writes suite.html.
         entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
         jobs: Processes that share the work of a suite.
     """
@@ -116,7 +117,24 @@ def _suite(
                 pairs = zip(row["mean"], row["interval"], assign["mean"], assign["interval"])
                 shown.add_row(plain(who), *(f"{_cell(a, b)}; {_cell(c, d)}" for a, b, c, d in pairs))
             Say.print(shown)
+    _dimensions(result["dimensions"])
     Say.print(f"report: {folder / 'suite.html'}")
+
+
+def _dimensions(found: dict[str, Any]) -> None:
+    """One line a dimension: the share of right answers; the page has their intervals."""
+    from rich.table import Table
+
+    from ..evaluation.dimension_page import overviews, reasons
+
+    for why, names in reasons(found).items():
+        Say.print(f"[bold yellow]![/] {', '.join(names)}: {plain(why)}")
+    for heads, lines in overviews(found):
+        if lines:
+            shown = Table(*(plain(head) for head in heads), title="share of right answers")
+            for name, asks, *shares in lines:
+                shown.add_row(plain(name), plain(asks), *(_cell(share, [None, None]) for share in shares))
+            Say.print(shown)
 
 
 def _cell(mean: float | None, interval: list[float | None]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from .. import actions as codec
 from ..errors import ActionError, did_you_mean
 from ..spec import WorldSpec
 
@@ -28,6 +29,11 @@ class Policy(ABC):
     `begin` is called before each episode; whatever is random must come from its `rng`, so that the episode can be
     recorded again. Each environment has its own copy (`copy.copy`) of the policy.
     """
+
+    def __repr__(self) -> str:
+        """Name and settings, so that policies made alike read alike, as results kept by them must."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({settings})"
 
     def prepare(self, spec: WorldSpec, env: gym.Env | None = None) -> None:
         """Learn what the environment looks like; called once, before the first episode. Most need not know.
@@ -63,18 +69,31 @@ class StickyRandom(Policy):
     """Draws a random action and keeps it for a few steps, then another: gets much farther than trembling in place.
 
     mean: how many steps an action is kept on average. kind: "geometric" (each step may be the last, as with sticky
-    keys) or "uniform" between 1 and `2 * mean - 1`.
+    keys) or "uniform" between 1 and `2 * mean - 1`. rest: share of draws that are the action that does nothing.
 
-    Raises `ActionError` for a mean below 1.
+    Raises `ActionError` for a mean below 1, a share outside 0 to 1, and a rest where no action is known to do nothing.
     """
 
-    def __init__(self, mean: float = 4.0, kind: Literal["geometric", "uniform"] = "geometric") -> None:
+    def __init__(
+        self, mean: float = 4.0, kind: Literal["geometric", "uniform"] = "geometric", rest: float = 0.0
+    ) -> None:
         if not mean >= 1:
             raise ActionError(f"mean is {mean}; an action is kept for at least 1 step.")
         if kind not in ("geometric", "uniform"):
             raise did_you_mean(kind, ("geometric", "uniform"), "kind of sticky policy")
-        self.mean, self.kind = mean, kind
+        if not 0 <= rest <= 1:
+            raise ActionError(f"rest is {rest}; it is a share of draws, from 0 to 1.")
+        self.mean, self.kind, self.rest = mean, kind, rest
         self._random = Random()
+
+    def prepare(self, spec: WorldSpec, env: gym.Env | None = None) -> None:
+        """Learn which action does nothing, if one is wanted."""
+        del env
+        if not self.rest:
+            return
+        if spec.noop is None:
+            raise ActionError(f"rest is {self.rest}, but no action here is known to do nothing; leave it 0.")
+        self._still = codec.decode(spec.action, np.array(spec.noop, np.float64))
 
     def begin(self, space: gym.Space, rng: np.random.Generator) -> None:
         """Forget the action of the last episode."""
@@ -87,7 +106,8 @@ class StickyRandom(Policy):
     def act(self, observation: Any) -> Any:
         """Return the kept action, or a new one when its time is over."""
         if self._left == 0:
-            self._action = self._random.act(observation)
+            resting = self.rest > 0 and self._rng.random() < self.rest
+            self._action = self._still if resting else self._random.act(observation)
             if self.kind == "geometric":
                 self._left = int(self._rng.geometric(1 / self.mean))
             else:

@@ -17,8 +17,9 @@ no question is put into words, so that an item asks of fixed things ("the red on
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -28,8 +29,9 @@ from .. import actions as codec
 from ..arenas import describe, forkable, make, to_streams
 from ..arenas.base import Forkable
 from ..arenas.quantity import Value
-from ..errors import ArenaError
+from ..errors import ArenaError, SpecError
 from ..spec import WorldSpec
+from .source import make_env
 
 Aspect = Literal[
     "visual", "spatial", "temporal", "quantitative", "motion", "mechanistic", "transitive", "compositional"
@@ -68,9 +70,23 @@ class Dimension:
         """What a blind guess earns."""
         return 1 / self.classes
 
+    @property
+    def combinations(self) -> int:
+        """How many items a layout has."""
+        return math.prod(len(levels) for levels in self.factors.values())
+
     def make(self) -> gym.Env:
         """Make its environment."""
         return make(self.arena, **self.settings)
+
+    def make_for(self, spec: WorldSpec) -> gym.Env:
+        """Make its environment as a world's was recorded, save for the dimension's own settings.
+
+        Raises `SpecError` for a world of another environment, or where these settings change what is seen or done.
+        """
+        if spec.env.id != self.arena:
+            raise SpecError(f"its scenes are of {self.arena}, not of {spec.env.id or 'an environment without a name'}.")
+        return make_env(spec, replace(spec.env, kwargs={**spec.env.kwargs, **self.settings}))
 
     def levels(self) -> Iterator[dict[str, Any]]:
         """Every combination of the factors."""

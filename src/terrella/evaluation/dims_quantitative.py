@@ -34,12 +34,12 @@ def _larger_group(chance: np.random.Generator, level: Levels, now: Now) -> Chang
 def _darker(chance: np.random.Generator, level: Levels, now: Now) -> Changes:
     """Two digits on one another are lighter than one; both piles reach over an edge of the view."""
     row = int(chance.integers(0, 5))
-    left, right = (row, 22), (row, 6)
+    left, right = (row, 2), (row, 10)
     single, pile = (left, right) if level["answer"] == 0 else (right, left)
     image = level["shape"]
     places = np.array([single, pile, pile])
     images = np.full(3, image)
-    return {0: {"camera": [0, 0], "positions": places, "velocities": np.zeros((3, 2), int), "images": images}}
+    return {0: {"camera": [0, 4], "positions": places, "velocities": np.zeros((3, 2), int), "images": images}}
 
 
 _STILL: dict[str, Any] = {"aspect": "quantitative", "still": True, "frames": 3}
@@ -55,7 +55,7 @@ QUANTITATIVE = (
     ),
     Dimension(
         "CQ", arena="terrella/Sprites-v0", asks="which digit is darker: the left, the right", classes=2, build=_darker,
-        factors={"answer": (0, 1), "shape": (0, 2, 3, 5)},
+        factors={"answer": (0, 1), "shape": (0, 2, 3, 5)}, settings={"count": 3, "sprite": 8},
         approximates="brightness is two digits on one another, which saturates, instead of a shade", **_STILL,
     ),
 )  # fmt: skip

@@ -77,7 +77,7 @@ SPATIAL = (
         approximates="a gap in the plane instead of a hollow body", **_PUCKS,
     ),
     Dimension(
-        "SP", aspect="spatial", arena="terrella/BlocksSmall-v0", asks="which map is true of a view in perspective: "
+        "SP", aspect="spatial", arena="terrella/Blocks-v0", asks="which map is true of a view in perspective: "
         "block near right, near left, far right, far left", classes=4, build=_quarter, frames=3, still=True,
         factors={"answer": (0, 1, 2, 3), "colour": (0, 1, 3)}, settings={"static": True, "count": (3, 3)},
         approximates="maps are four classes, not pictures; one view instead of two",

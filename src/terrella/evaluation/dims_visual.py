@@ -13,7 +13,7 @@ from .pucks_scene import AROUND, RED, somewhere, table
 
 Levels = Mapping[str, Any]
 Now = Mapping[str, Value]
-AWAY = 14  # a place on the torus of 24 that a camera at 0 does not see
+AWAY = 16  # a place that a camera at 0 does not see, on a torus of 24 through 12 pixels as on one of 32 through 16
 
 
 def _colour(chance: np.random.Generator, level: Levels, now: Now) -> Changes:
@@ -55,7 +55,7 @@ VISUAL = (
     ),
     Dimension(
         "V-S", aspect="visual", arena="terrella/Sprites-v0", asks="which shape is seen: nought, one, two, three",
-        classes=4, build=_shape, frames=3, still=True,
+        classes=4, build=_shape, frames=3, still=True, settings={"count": 3, "sprite": 8},
         factors={"answer": (0, 1, 2, 3), "hand": (0, 1, 2), "place": (0, 1)},
         approximates="digits in three hands instead of bodies; a disc has one shape only",
     ),

@@ -31,6 +31,7 @@ from ..spec import EnvSpec
 from ..world import World
 from .entrant import Entrant
 from .measurements import Advance, Measurement
+from .questions import Question
 from .source import EnvLike
 
 M = TypeVar("M")
@@ -60,7 +61,7 @@ def portable(
     jobs: int,
     *,
     env: EnvLike | None,
-    suite: str | Sequence[Measurement],
+    suite: str | Sequence[Measurement | Question],
     dataset: Dataset | None,
     policy: str | Policy,
     engine: Mapping[str, Any] | None,
@@ -107,9 +108,13 @@ def arguments(sent: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **sent,
         "env": from_json(EnvSpec, env) if isinstance(env, dict) else env,
-        "suite": suite if isinstance(suite, str) else [from_json(Measurement, m) for m in suite],
+        "suite": suite if isinstance(suite, str) else [_line(line) for line in suite],
         "dataset": None if dataset is None else Dataset(dataset),
     }
+
+
+def _line(sent: Mapping[str, Any]) -> Measurement | Question:
+    return from_json(Question if "layouts" in sent else Measurement, sent)
 
 
 def fill(sent: Mapping[str, Any], kept: Path, jobs: int, advance: Advance) -> int:

@@ -79,7 +79,6 @@ FULL = (
     Measurement("nothing done", "null", "plans", 64, 8),
     Measurement("drift", "drift", groups=64, marks=(1, 2, 4, 8, 16, 32, 64, 128, 256)),
 )
-SUITES = {"core": CORE, "full": FULL}
 
 
 def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec], advance: Advance) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Differs: it is given for every factor beside what chance alone would give, from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,6 +25,7 @@ from .readouts import Kind, fit
 from .stats import bootstrap, number
 
 PERMUTED = 200  # draws of levels for what entanglement chance gives
+FEW = 24  # values at most of a quantity that is a name rather than an amount
 TIE = 1e-6  # answers nearer to one another than this share the credit
 HeldOut = Literal["layouts", "combinations"]
 
@@ -38,13 +39,12 @@ def perceive(
     held_out: HeldOut = "layouts",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score one dimension of perception, as JSON values.
+    """Score one dimension of perception, as JSON values: `tally` of the layouts held out, and `fitted`, items used.
 
-    features `(n, D)`, as `read` has them. `accuracy` with its bootstrap 95 % interval by layout, `chance`, `kappa` =
-    (accuracy - chance) / (1 - chance), `entanglement` by factor, `raw` share of right answers by held-out layout.
-    held_out: with `combinations`, the readout has met neither the layouts nor the combinations of levels that it is
-    asked about, and who answers by another factor than the one asked for falls below chance.
-    Raises `ConfigError` for a dimension of prediction, fewer than three layouts, or factors that do not combine.
+    features `(n, D)`, as `read` has them. held_out: with `combinations`, the readout has met neither the layouts nor
+    the combinations of levels that it is asked about, and who answers by another factor than the one asked for falls
+    below chance. Raises `ConfigError` for a dimension of prediction, fewer than three layouts, or factors that do not
+    combine.
     """
     if held_out not in get_args(HeldOut):
         raise ConfigError(f"held_out is {held_out!r}; expected one of {', '.join(get_args(HeldOut))}.")
@@ -63,22 +63,32 @@ def perceive(
         fitted, out = fitted & ~rare, out & rare
     said = fit(features[fitted], answers[fitted], items.layouts[fitted], kind, seed)(features[out])
     right = credit(said, items.factors["answer"][out])
-    layouts = items.layouts[out]
-    middle, low, high = bootstrap(right[:, None], groups=layouts)
     rest = {name: places[out] for name, places in items.factors.items() if name != "answer"}
+    found = tally(right, np.full_like(right, dimension.chance), items.layouts[out], rest, seed)
+    return {"fitted": int(fitted.sum()), "held_out": held_out, **found}
+
+
+def tally(
+    right: np.ndarray, chance: np.ndarray, layouts: np.ndarray, factors: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, Any]:
+    """Summarise how often n answers were right, as JSON values.
+
+    right `(n,)`: credit, NaN where nothing was asked. chance `(n,)`: what a blind guess earns. layouts, factors:
+    `(n,)`. `accuracy` with its bootstrap 95 % interval by layout, `chance`, `kappa` = (accuracy - chance) /
+    (1 - chance), `entanglement` by factor, `raw` share of right answers by layout.
+    """
+    asked = np.isfinite(right)
+    right, chance, layouts = right[asked], chance[asked], layouts[asked]
+    middle, low, high = bootstrap(right[:, None], groups=layouts)
+    blind = float(chance.mean()) if len(chance) else float("nan")
     return {
-        "id": dimension.id,
-        "kind": kind,
-        "held_out": held_out,
-        "items": int(out.sum()),
-        "fitted": int(fitted.sum()),
-        "accuracy": float(middle[0]),
+        "items": len(right),
+        "accuracy": number(middle[0]),
         "interval": [number(low[0]), number(high[0])],
-        "chance": dimension.chance,
-        "kappa": float((middle[0] - dimension.chance) / (1 - dimension.chance)),
-        "entanglement": {name: entanglement(right, places, layouts, seed) for name, places in rest.items()},
+        "chance": number(blind),
+        "kappa": number((middle[0] - blind) / (1 - blind)),
+        "entanglement": {n: entanglement(right, f[asked], layouts, seed) for n, f in factors.items() if asked.any()},
         "raw": {str(g): float(right[layouts == g].mean()) for g in np.unique(layouts)},
-        "approximates": dimension.approximates,
     }
 
 
@@ -102,6 +112,13 @@ def diagonal(dimension: Dimension, items: Items, seed: int = 0) -> np.ndarray:
 def read(items: Items, reader: Reader, seeds: Sequence[int] | None = None) -> np.ndarray:
     """Features `(n, D)` of all items; sessions of one layout share their seed, so that chance is no difference."""
     return reader(items.observations, items.past, items.layouts.tolist() if seeds is None else seeds)
+
+
+def known(items: Items) -> np.ndarray:
+    """All quantities in a form that a readout can use, `(n, D)`: numbers, squares, and those of few values one-hot."""
+    columns = items.traces.round(9).T
+    marks = [column[:, None] == np.unique(column) for column in columns if 1 < len(np.unique(column)) <= FEW]
+    return np.concatenate([items.traces, items.traces**2, *marks], 1)
 
 
 def credit(said: np.ndarray, answers: np.ndarray) -> np.ndarray:

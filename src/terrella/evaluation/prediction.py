@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -10,13 +11,17 @@ import numpy as np
 from .. import actions as codec
 from ..arenas import describe, forkable, to_streams
 from ..errors import ArenaError, ConfigError
-from .dimension import Dimension, build_items
-from .fork_matrix import fork_table, matrices, predict
+from ..spec import StreamSpec
+from .dimension import Dimension, Items
 from .forks import Forks
+from .measurements import measure_forks
+from .perception import tally
 from .rollout import Dreamer
 
+WAYS = ("row", "assign")  # of `fork_matrix`
 
-def dimension_forks(dimension: Dimension, env: gym.Env, layouts: int, seed: int = 0) -> Forks:
+
+def dimension_forks(dimension: Dimension, env: gym.Env, items: Items, seed: int = 0) -> Forks:
     """Play every branch of every item of a dimension of prediction from the restored scene.
 
     The groups' seeds are their places, so that an oracle finds its states by them. Raises `ConfigError` for a
@@ -27,7 +32,6 @@ def dimension_forks(dimension: Dimension, env: gym.Env, layouts: int, seed: int 
     fork, spec = forkable(env), describe(env)
     if fork is None or not fork.exact:
         raise ArenaError(f"{dimension.arena} cannot be forked exactly, so its futures cannot be compared.")
-    items = build_items(dimension, env, layouts, seed)
     sets = np.stack([dimension.branches(spec, np.random.default_rng([seed, g, 3])) for g in range(len(items))])
     count, k, steps = sets.shape[:3]
     shapes = {name: (np.uint8 if s.kind == "image" else np.float32, s.shape) for name, s in spec.modelled.items()}
@@ -49,14 +53,22 @@ def dimension_forks(dimension: Dimension, env: gym.Env, layouts: int, seed: int 
     )
 
 
-def foresee(dimension: Dimension, dreamer: Dreamer, env: gym.Env, forks: Forks) -> dict[str, Any]:
-    """Score one dimension of prediction, as JSON values: `fork_table` of each stream (see `fork_matrix`)."""
-    predicted, spec = predict(dreamer, forks), describe(env)
-    tables = {}
-    for name, stream in spec.modelled.items():
-        scale = None
-        if stream.kind == "vector":
-            deviation = forks.observations[name].reshape(-1, *stream.shape).std(0)
-            scale = np.where(deviation > 0, deviation, 1.0)
-        tables[name] = fork_table(matrices(predicted, forks, name, stream, scale), forks.marks)
-    return {"id": dimension.id, "approximates": dimension.approximates, "streams": tables}
+def foresee(
+    dreamer: Dreamer,
+    items: Items,
+    forks: Forks,
+    streams: dict[str, StreamSpec],
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, Any]:
+    """Score one dimension of prediction, as JSON values: `readouts`, stream -> way of `WAYS` -> `tally` over items.
+
+    What fails counts as wrong, and `failed` says of how many items; those of which fewer than two futures differ ask
+    nothing.
+    """
+    measured, readouts = measure_forks(dreamer, forks, streams, advance), {}
+    for name, table in measured["streams"].items():
+        raw = {key: np.array(values, np.float64)[:, 0] for key, values in table["all"]["raw"].items()}
+        chance = 1 / np.maximum(raw["left"], 1)
+        readouts[name] = {way: tally(raw[way], chance, items.layouts, items.factors, seed) for way in WAYS}
+    return {"readouts": readouts, "failed": measured["failed"], "errors": measured["errors"]}

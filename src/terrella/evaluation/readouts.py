@@ -2,7 +2,8 @@
 
 Both standardise features and answers by the fitting rows alone. How strongly ridge is held back is chosen on a fifth
 of the fitting *groups*, so that rows of one episode never stand on both sides. Features may be many more than rows:
-ridge is solved in its dual form, whose cost follows from the rows, and the network sees the first principal components.
+both see them through inner products of rows alone, summed over some columns at a time; ridge is solved in its dual
+form, and the network sees the first principal components.
 
 Ref: Alain and Bengio 2016, arXiv 1610.01644 (linear probes); Hewitt and Liang 2019, arXiv 1909.03368 (controls).
 """
@@ -21,6 +22,7 @@ from ..errors import ConfigError
 Kind = Literal["linear", "mlp"]
 STRENGTHS = tuple(10.0**e for e in range(-4, 4))  # of the penalty, for features of unit variance
 COMPONENTS, HIDDEN, UPDATES = 128, 64, 300  # of the network
+COLUMNS = 8192  # in double precision at a time
 FLAT = 1e-8  # a feature that varies less, relative to the largest, is noise of rounding
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -42,28 +44,47 @@ def fit(features: np.ndarray, answers: np.ndarray, groups: np.ndarray, kind: Kin
         raise ConfigError("a readout is fitted on at least two groups; gather more episodes.")
     if not (np.isfinite(features).all() and np.isfinite(answers).all()):
         raise ConfigError("features or answers hold numbers that are not finite; no readout can be fitted on them.")
-    inputs, outputs = _standard(features), _standard(answers)
-    x, y = inputs[0](features), outputs[0](answers)
-    inner = _ridge(x, y, groups, seed) if kind == "linear" else _network(x, y, seed)
-    return lambda new: outputs[1](inner(inputs[0](new)))
+    outputs, products = _standard(answers, _flat(answers)), _products(features)
+    gram, y = products(features), outputs[0](answers)
+    inner = _ridge(gram, y, groups, seed) if kind == "linear" else _network(gram, y, features.shape[1], seed)
+    return lambda new: outputs[1](inner(products(new)))
 
 
-def _standard(rows: np.ndarray) -> tuple[Predict, Predict]:
+def _flat(rows: np.ndarray) -> float:
+    """The deviation below which a column does not vary."""
+    return FLAT * max(1.0, float(np.abs(rows.mean(0, dtype=np.float64)).max(initial=0)))
+
+
+def _standard(rows: np.ndarray, flat: float) -> tuple[Predict, Predict]:
     """Functions to units of the standard deviation and back; what does not vary becomes 0."""
     rows = rows.astype(np.float64)
     mean, deviation = rows.mean(0), rows.std(0)
-    varies = deviation > FLAT * max(1.0, float(np.abs(mean).max(initial=0)))
+    varies = deviation > flat
     scale = np.where(varies, deviation, 1.0)
     return lambda x: np.where(varies, (x - mean) / scale, 0.0), lambda x: np.where(varies, x, 0.0) * scale + mean
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Predict:
-    gram = x @ x.T / x.shape[1]
+def _products(rows: np.ndarray) -> Predict:
+    """A function `(m, D) -> (m, n)`: inner products with these rows `(n, D)`, all standardised, over D."""
+    flat, width = _flat(rows), rows.shape[1]
+    blocks = [slice(first, first + COLUMNS) for first in range(0, width, COLUMNS)]
+    units = [_standard(rows[:, block], flat)[0] for block in blocks]
+
+    def products(new: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(new), len(rows)))
+        for block, unit in zip(blocks, units):
+            total += unit(new[:, block]) @ unit(rows[:, block]).T
+        return total / max(1, width)
+
+    return products
+
+
+def _ridge(gram: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Predict:
     names = np.random.default_rng(seed).permutation(np.unique(groups))
     out = np.isin(groups, names[: max(1, len(names) // 5)])
     part, cross = gram[np.ix_(~out, ~out)], gram[np.ix_(out, ~out)]
     errors = [float(np.square(cross @ _solved(part, y[~out], s) - y[out]).mean()) for s in STRENGTHS]
-    dual = x.T @ _solved(gram, y, STRENGTHS[int(np.argmin(errors))]) / x.shape[1]
+    dual = _solved(gram, y, STRENGTHS[int(np.argmin(errors))])
     return lambda new: new @ dual
 
 
@@ -71,14 +92,14 @@ def _solved(gram: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
     return np.linalg.solve(gram + strength * np.eye(len(gram)), y)
 
 
-def _network(x: np.ndarray, y: np.ndarray, seed: int) -> Predict:
+def _network(gram: np.ndarray, y: np.ndarray, width: int, seed: int) -> Predict:
     """Descend the squared error with all rows at once, AdamW and a falling rate."""
-    values, vectors = np.linalg.eigh(x @ x.T)
-    keep = np.argsort(values)[::-1][: min(COMPONENTS, x.shape[1])]
+    values, vectors = np.linalg.eigh(gram)
+    keep = np.argsort(values)[::-1][: min(COMPONENTS, width)]
     keep = keep[values[keep] > FLAT * max(float(values[-1]), 1e-300)]
     # Not whitened: components that hardly vary would be as loud as the others.
     basis = vectors[:, keep] / np.sqrt(np.maximum(values[keep], 1e-300))
-    basis = x.T @ basis / np.sqrt(max(float(values[keep].mean()), 1e-300) / len(x)) if len(keep) else x.T[:, :0]
+    basis = basis / np.sqrt(max(float(values[keep].mean()), 1e-300) / len(gram)) if len(keep) else basis
     generator = torch.Generator().manual_seed(seed)
     sizes = (len(keep), HIDDEN, y.shape[1])
     weights = [torch.randn(a, b, generator=generator) / max(a, 1) ** 0.5 for a, b in itertools.pairwise(sizes)]
@@ -87,7 +108,7 @@ def _network(x: np.ndarray, y: np.ndarray, seed: int) -> Predict:
     def network(rows: torch.Tensor) -> torch.Tensor:
         return torch.relu(rows @ layers[0] + layers[2]) @ layers[1] + layers[3]
 
-    rows, aim = (torch.from_numpy(a).float() for a in (x @ basis, y))
+    rows, aim = (torch.from_numpy(a).float() for a in (gram @ basis, y))
     optimiser = torch.optim.AdamW(layers, lr=1e-2, weight_decay=0.1)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, UPDATES)
     with torch.enable_grad():

@@ -1,15 +1,13 @@
-"""What has a world understood? A list of measurements, each of every entrant, kept as it is made.
+"""What has a world understood? A list of measurements and dimensions, each of every entrant, kept as it is made.
 
-All entrants meet the same moments, futures and noise seeds. A result is kept in `out/kept`, one file a measurement and
-entrant, with the settings it was made under; it is made anew only if these differ.
+All entrants meet the same moments, futures and noise seeds. A result is kept in `out/kept`, one file a line of the list
+and entrant, with the settings it was made under; it is made anew only if these differ.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,22 +19,24 @@ import numpy as np
 from ..arenas import describe, make
 from ..data import Dataset, Policy
 from ..errors import ConfigError, EntrantError, WorldError, did_you_mean
-from ..files import atomic
 from ..spec import WorldSpec
 from ..world import World
 from .entrant import Entrant, WorldEntrant, open_entrant
 from .forks import Forks, fork_groups
 from .jobs import Part, fill, portable
-from .measurements import SUITES, Advance, Measurement, measure_forks, measure_loss, measure_nothing
+from .kept import FORMAT, Kept
+from .measurements import CORE, FULL, Advance, Measurement, measure_forks, measure_loss, measure_nothing
 from .moments import POLICY, Stage
 from .progress import progress_bar
 from .provenance import commit, hardware
+from .questions import CONTROLS, QUESTIONS, Question, ask, effort
 from .references import ActionBlind, CopyLast, Oracle, RandomFrames
 from .rollout import Dreamer
 from .run import LEAD, default_context, measure
 from .source import EnvLike, make_env, used_seeds
 
-FORMAT = 1
+Line = Measurement | Question
+SUITES: dict[str, tuple[Line, ...]] = {"core": CORE, "full": (*FULL, *QUESTIONS), "dimensions": QUESTIONS}
 _BLIND = 2  # plans over which an entrant takes the mean that knows all but the actions
 
 
@@ -96,54 +96,12 @@ class Ground:
 REFERENCES = ("true simulator", "action-blind", "last frame held", "random frames")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A folder of results, each beside the settings it was made under.
-
-    claim: whether the result of a measurement and entrant, by name, is to be made here and not in another process.
-    """
-
-    folder: Path | None
-    claim: Callable[[str, str], bool] = lambda measurement, entrant: True
-
-    def get(self, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
-        """The result made under these settings, from the folder if it is there, and whether it was.
-
-        Raises `EntrantError` for one that is not made here.
-        """
-        plain = json.loads(json.dumps(settings))
-        if not self.claim(plain["measurement"]["name"], plain["entrant"]["name"]):
-            raise EntrantError("another process makes this result.")
-        path = None if self.folder is None else self.folder / _file(plain)
-        if path is not None and path.exists():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                found = {}
-            if found.get("settings") == plain:
-                return found["result"], True
-        began = time.perf_counter()
-        result = {**make(), "seconds": round(time.perf_counter() - began, 1)}
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as unfinished:
-                unfinished.write_text(json.dumps({"settings": plain, "result": result}) + "\n", encoding="utf-8")
-        return result, False
-
-
-def _file(settings: dict[str, Any]) -> str:
-    """Name a result: measurement, entrant, and a hash that keeps names that look alike apart."""
-    names = (settings["measurement"]["name"], settings["entrant"]["name"])
-    short = "-".join("".join(c if c.isalnum() else "-" for c in name.lower())[:40] for name in names)
-    return f"{short}-{hashlib.blake2b(repr(names).encode(), digest_size=4).hexdigest()}.json"
-
-
 def run_suite(
     world: World | str | Path | None,
     entrants: Sequence[Entrant | str] = (),
     *,
     env: EnvLike | None = None,
-    suite: str | Sequence[Measurement] = "core",
+    suite: str | Sequence[Line] = "core",
     references: bool = True,
     dataset: Dataset | None = None,
     context: int | None = None,
@@ -157,17 +115,17 @@ def run_suite(
     jobs: int = 1,
     part: Part | None = None,
 ) -> dict[str, Any]:
-    """Measure a world, other entrants and references, and return a table of each measurement, as JSON values.
+    """Measure a world, other entrants and references, and return a table of each line of a suite, as JSON values.
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
-    `core`, `full` or measurements of one's own. dataset: recordings whose seeds are left out. engine: settings of the
-    world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. progress: a bar, or who counts.
-    jobs: processes that share the work and the threads; with as many threads each, results are those of one. part: what
-    one of them does, which then writes no page. Others as in `evaluate`.
+    `core`, `dimensions`, `full`, or measurements and questions of one's own. dataset: recordings whose seeds are left
+    out. engine: settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is kept.
+    progress: a bar, or who counts. jobs: processes that share the work and the threads; with as many threads each,
+    results are those of one. part: what one of them does, which then writes no page. Others as in `evaluate`.
 
-    A measurement that the environment does not allow has `missing`, the reason. Raises `ConfigError` when nobody takes
-    part, or something cannot be told to several processes; `UnknownName` for a suite there is not, `EntrantError` for
-    an entrant that cannot be reached.
+    What the environment does not allow, or what does not fit the world, has `missing`, the reason. Raises `ConfigError`
+    when nobody takes part, or something cannot be told to several processes; `UnknownName` for a suite there is not,
+    `EntrantError` for an entrant that cannot be reached.
     """
     plan = _plan(suite) if part is None else part.turned(_plan(suite))
     how: dict[str, Any] = {"env": env, "suite": suite, "references": references, "dataset": dataset, "context": context}
@@ -186,16 +144,22 @@ def run_suite(
     takers: list[Entrant] = [] if loaded is None else [WorldEntrant(loaded, engine)]
     try:
         takers += [open_entrant(e, spec) if isinstance(e, str) else e for e in entrants]
-        called = [entrant.describe()["name"] for entrant in takers] + list(REFERENCES if references else ())
+        called = [entrant.describe()["name"] for entrant in takers]
+        called += list(dict.fromkeys((*REFERENCES, *CONTROLS))) if references else []
         if len(set(called)) < len(called):
             raise ConfigError(f"entrants are called {called}; each needs a name of its own.")
         folder, fresh = None if out is None else Path(out) / "kept", 0
         kept = Kept(folder) if part is None else Kept(folder, part.claim)
-        if sent is not None and folder is not None:
-            with progress_bar("suite", _effort(plan, len(takers), references), progress) as advance:
-                fresh = fill(sent, folder, jobs, advance)
-            progress = False  # what follows finds everything kept
-        result = _run(plan, ground, takers, kept, references, progress, env)
+        measurements = [line for line in plan if isinstance(line, Measurement)]
+        questions = [line for line in plan if isinstance(line, Question)]
+        total = sum(_effort(m, len(takers), references) for m in measurements)
+        total += sum(effort(question, len(takers), references) for question in questions)
+        with progress_bar("suite", total, progress) as advance:
+            if sent is not None and folder is not None:
+                fresh, advance = fill(sent, folder, jobs, advance), _uncounted  # what follows only reads
+            result = _run(measurements, ground, takers, kept, references, advance, env)
+            asked = ask(questions, spec, takers, kept, references=references, seed=seed, advance=advance)
+        result |= {**asked, "reused": result["reused"] + asked["reused"]}
     finally:
         for entrant in takers:
             entrant.close()
@@ -226,45 +190,46 @@ def _run(
     takers: list[Entrant],
     kept: Kept,
     references: bool,
-    progress: bool | Advance,
+    advance: Advance,
     env: EnvLike | None,
 ) -> dict[str, Any]:
     """Each measurement of each entrant, from what is kept or anew."""
     common = {"env": asdict(describe(ground.env).env), "context": ground.context, "lead": ground.lead}
     common |= {"policy": _named(ground.policy), "seed": ground.seed, "taken": len(ground.taken), "format": FORMAT}
     described = [entrant.describe() for entrant in takers]
-    total = _effort(plan, len(takers), references)
     table: dict[str, Any] = {}
     reused = 0
-    with progress_bar("suite", total, progress) as advance:
-        for m in plan:
-            rows: dict[str, Any] = {}
-            table[m.name] = {"measurement": asdict(m), "entrants": rows}
-            if (missing := ground.forbids(m)) is not None:
-                table[m.name]["missing"] = missing
+    for m in plan:
+        rows: dict[str, Any] = {}
+        table[m.name] = {"measurement": asdict(m), "entrants": rows}
+        if (missing := ground.forbids(m)) is not None:
+            table[m.name]["missing"] = missing
+            continue
+        members: list[tuple[Entrant | None, dict[str, Any]]] = list(zip(takers, described))
+        if references and m.forked:
+            members += [(None, {"name": name, "kind": "reference", "plans": _BLIND}) for name in REFERENCES]
+        for entrant, said in members:
+            if m.what == "loss" and not isinstance(entrant, WorldEntrant):
                 continue
-            members: list[tuple[Entrant | None, dict[str, Any]]] = list(zip(takers, described))
-            if references and m.forked:
-                members += [(None, {"name": name, "kind": "reference", "plans": _BLIND}) for name in REFERENCES]
-            for entrant, said in members:
-                if m.what == "loss" and not isinstance(entrant, WorldEntrant):
-                    continue
-                name = said["name"]
-                try:
-                    settings = {**common, "measurement": asdict(m), "entrant": said}
-                    anew = partial(_measure, m, entrant, name, ground, advance, env)
-                    rows[name], old = kept.get(settings, anew)
-                except (EntrantError, WorldError) as error:  # not kept: it may answer the next time
-                    rows[name], old = {"error": str(error)}, False
-                if old:
-                    reused += 1
-                    advance(m.frames)
+            name = said["name"]
+            try:
+                settings = {**common, "measurement": asdict(m), "entrant": said}
+                anew = partial(_measure, m, entrant, name, ground, advance, env)
+                rows[name], old = kept.get(settings, anew)
+            except (EntrantError, WorldError) as error:  # not kept: it may answer the next time
+                rows[name], old = {"error": str(error)}, False
+            if old:
+                reused += 1
+                advance(m.frames)
     return {"entrants": described, "measurements": table, "reused": reused}
 
 
-def _effort(plan: Sequence[Measurement], takers: int, references: bool) -> int:
-    """About how many frames are made."""
-    return sum(m.frames * (takers + (len(REFERENCES) if references and m.forked else 0)) for m in plan)
+def _uncounted(frames: int) -> None:
+    """Count nothing."""
+
+
+def _effort(m: Measurement, takers: int, references: bool) -> int:
+    return m.frames * (takers + (len(REFERENCES) if references and m.forked else 0))
 
 
 def _measure(
@@ -288,7 +253,7 @@ def _measure(
     return measure_forks(dreamer, forks, streams, advance)
 
 
-def _plan(suite: str | Sequence[Measurement]) -> tuple[Measurement, ...]:
+def _plan(suite: str | Sequence[Line]) -> tuple[Line, ...]:
     if not isinstance(suite, str):
         return tuple(suite)
     if suite not in SUITES:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..files import atomic
 from . import figures
+from .dimension_page import dimension_tables
 from .report import html_figure, html_page, html_table
 
 _NOTES = {
@@ -67,6 +68,7 @@ def render(result: dict[str, Any]) -> str:
         body += [f"<p>{escape(w)}: {escape(r['error'])}</p>" for w, r in found["entrants"].items() if "error" in r]
         if known:
             body.append({"null": _nothing, "drift": _drift}.get(what, _forks)(known))
+    body += dimension_tables(result["dimensions"])
     provenance = {key: result[key] for key in ("suite", "commit", "hardware", "settings", "entrants")}
     body.append(f"<h2>Where this was measured</h2><pre>{escape(json.dumps(provenance, indent=1))}</pre>")
     return html_page(title, body)
