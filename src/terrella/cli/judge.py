@@ -26,6 +26,7 @@ def evaluate(
     seed: int = 0,
     suite: str | None = None,
     entrant: str | None = None,
+    jobs: int = 1,
 ) -> None:
     """Measure a world against the true environment, from the same states under the same actions.
 
@@ -44,11 +45,14 @@ def evaluate(
         suite: Ask instead what the world has understood: core (minutes), dimensions (atomic questions, where its
             environment has some) or full (both, hours); writes suite.html.
         entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
+        jobs: Processes that share the work of a suite.
     """
     if suite is not None or entrant is not None:
         how = {"steps": steps, "precision": precision, "memory": memory, "cache": cache}
-        _suite(world, suite or "core", entrant, env, data, out, policy, seed, how)
+        _suite(world, suite or "core", entrant, env, data, out, policy, seed, how, jobs)
         return
+    if jobs != 1:
+        raise ConfigError("jobs share the work of a suite; add --suite core, or leave --jobs out.")
     if world is None:
         raise ConfigError("which world? Give its folder, or the name of one that ships: terrella info lists them.")
     from ..engine import engine_settings
@@ -76,6 +80,7 @@ def _suite(
     policy: str,
     seed: int,
     engine: dict[str, Any],
+    jobs: int,
 ) -> None:
     from rich.table import Table
 
@@ -99,6 +104,7 @@ def _suite(
         seed=seed,
         engine=engine_settings(None, **engine),
         out=folder,
+        jobs=jobs,
     )
     for title, found in result["measurements"].items():
         if "missing" in found:

@@ -54,6 +54,11 @@ class Matrices:
             negatives={name: np.concatenate([p.negatives[name] for p in parts]) for name in parts[0].negatives},
         )
 
+    def of(self, groups: np.ndarray) -> Matrices:
+        """Those of some groups, bool `(G,)`."""
+        negatives = {name: cost[groups] for name, cost in self.negatives.items()}
+        return Matrices(self.cost[groups], self.masked[groups], self.kept[groups], negatives)
+
 
 def predict(dreamer: Dreamer, forks: Forks, chunk: int = CHUNK) -> dict[str, np.ndarray]:
     """What the dreamer says of every branch: stream -> `(G, k, H, ...)`, frames at `forks.horizons`.

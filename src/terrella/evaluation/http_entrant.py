@@ -6,7 +6,7 @@
                                                                           and, if there are any, reward, terminated
 
 The state is whatever arrays the server wants to see again; a server that would rather keep it hands out a number.
-`examples/http_entrant.py` is a server.
+`examples/gru_entrant.py` has a server.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import EntrantError
 from ..files import atomic
 
 FORMAT = 1  # of a suite's results
@@ -17,13 +18,22 @@ FORMAT = 1  # of a suite's results
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of results, each beside the settings it was made under; None keeps nothing."""
+    """A folder of results, each beside the settings it was made under; None keeps nothing.
+
+    claim: whether the result of a measurement and entrant, by name, is to be made here and not in another process.
+    """
 
     folder: Path | None
+    claim: Callable[[str, str], bool] = lambda measurement, entrant: True
 
     def get(self, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
-        """The result made under these settings, from the folder if it is there, and whether it was."""
+        """The result made under these settings, from the folder if it is there, and whether it was.
+
+        Raises `EntrantError` for one that is not made here.
+        """
         plain = json.loads(json.dumps(settings))
+        if not self.claim(plain["measurement"]["name"], plain["entrant"]["name"]):
+            raise EntrantError("another process makes this result.")
         path = None if self.folder is None else self.folder / _file(plain)
         if path is not None and path.exists():
             try:

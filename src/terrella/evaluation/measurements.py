@@ -31,6 +31,7 @@ from .fork_matrix import Matrices, fork_table, interval, matrices, predict
 from .forks import Forks, Kind
 from .metrics import frame_mse, motion
 from .moments import Moment, Stage
+from .recognition import recognised
 from .references import ActionBlind, Oracle
 from .rollout import CHUNK, Dreamer
 
@@ -97,7 +98,10 @@ FULL = (
 
 
 def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec], advance: Advance) -> dict[str, Any]:
-    """Score fork matrices of every stream, and the response at each horizon. Groups that fail count as wrong."""
+    """Score fork matrices of every stream, and the response at each horizon. Groups that fail count as wrong.
+
+    Of a world also `perceived`: the scores over those groups alone that it recognises (`recognition`), `kept` of them.
+    """
     scales = {name: scale(forks, name, stream) for name, stream in streams.items()}
     found: dict[str, list[Matrices]] = {name: [] for name in streams}
     apart: dict[str, list[np.ndarray]] = {name: [] for name in streams}
@@ -120,8 +124,13 @@ def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec]
             apart[name].append(spread)
         advance(len(part) * part.k * max(part.horizons))
     result = {}
+    seen = recognised(entrant.engine, forks, streams, scales) if isinstance(entrant, WorldEntrant) else None
     for name in streams:
-        table = fork_table(Matrices.join(found[name]), forks.marks)
+        joined = Matrices.join(found[name])
+        table = fork_table(joined, forks.marks)
+        if seen is not None:
+            table["perceived"] = {"kept": int(seen.sum())}
+            table["perceived"] |= fork_table(joined.of(seen), forks.marks)["all"] if seen.any() else {}
         response = np.concatenate(apart[name], 1)
         table["response"] = interval(response[0], np.where(response[1] > 0, response[1], np.nan))
         result[name] = table

@@ -14,7 +14,7 @@ Differs: it is given for every factor beside what chance alone would give, from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -27,16 +27,27 @@ from .stats import bootstrap, number
 PERMUTED = 200  # draws of levels for what entanglement chance gives
 FEW = 24  # values at most of a quantity that is a name rather than an amount
 TIE = 1e-6  # answers nearer to one another than this share the credit
+HeldOut = Literal["layouts", "combinations"]
 
 
 def perceive(
-    dimension: Dimension, items: Items, features: np.ndarray, *, kind: Kind = "linear", seed: int = 0
+    dimension: Dimension,
+    items: Items,
+    features: np.ndarray,
+    *,
+    kind: Kind = "linear",
+    held_out: HeldOut = "layouts",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Score one dimension of perception, as JSON values: `tally` of the layouts held out, and `fitted`, items used.
 
-    features `(n, D)`, as `read` has them. Raises `ConfigError` for a dimension of prediction, or fewer than three
-    layouts.
+    features `(n, D)`, as `read` has them. held_out: with `combinations`, the readout has met neither the layouts nor
+    the combinations of levels that it is asked about, and who answers by another factor than the one asked for falls
+    below chance. Raises `ConfigError` for a dimension of prediction, fewer than three layouts, or factors that do not
+    combine.
     """
+    if held_out not in get_args(HeldOut):
+        raise ConfigError(f"held_out is {held_out!r}; expected one of {', '.join(get_args(HeldOut))}.")
     names = np.unique(items.layouts)
     if "answer" not in items.factors or len(names) < 3:
         raise ConfigError(
@@ -46,11 +57,15 @@ def perceive(
     order = np.random.default_rng([seed, 3]).permutation(names)
     out = np.isin(items.layouts, order[: min(len(names) - 2, max(1, round(HELD_OUT * len(names))))])
     answers = np.eye(dimension.classes)[items.factors["answer"]]
-    said = fit(features[~out], answers[~out], items.layouts[~out], kind, seed)(features[out])
+    fitted = ~out
+    if held_out == "combinations":
+        rare = diagonal(dimension, items, seed)
+        fitted, out = fitted & ~rare, out & rare
+    said = fit(features[fitted], answers[fitted], items.layouts[fitted], kind, seed)(features[out])
     right = credit(said, items.factors["answer"][out])
     rest = {name: places[out] for name, places in items.factors.items() if name != "answer"}
     found = tally(right, np.full_like(right, dimension.chance), items.layouts[out], rest, seed)
-    return {"fitted": int((~out).sum()), **found}
+    return {"fitted": int(fitted.sum()), "held_out": held_out, **found}
 
 
 def tally(
@@ -75,6 +90,23 @@ def tally(
         "entanglement": {n: entanglement(right, f[asked], layouts, seed) for n, f in factors.items() if asked.any()},
         "raw": {str(g): float(right[layouts == g].mean()) for g in np.unique(layouts)},
     }
+
+
+def diagonal(dimension: Dimension, items: Items, seed: int = 0) -> np.ndarray:
+    """Which items have a combination of levels to be held out, bool `(n,)`: one in m, a diagonal of their places.
+
+    m is the most levels that a factor other than the answer has. Every level of every factor is also among the rest,
+    and every answer is held out equally often in each layout, so that a blind guess stays right in 1 of `classes`.
+    Raises `ConfigError` where the answer is the only factor that varies.
+    """
+    most = max((len(levels) for name, levels in dimension.factors.items() if name != "answer"), default=1)
+    if most < 2:
+        raise ConfigError(
+            f"dimension {dimension.id!r} has no factor beside its answer, so no combination can be held out; expected "
+            "at least one with two levels. Hold out layouts alone."
+        )
+    places = np.sum([items.factors[name] for name in dimension.factors], axis=0)
+    return places % most == np.random.default_rng([seed, 5]).integers(most)
 
 
 def read(items: Items, reader: Reader, seeds: Sequence[int] | None = None) -> np.ndarray:

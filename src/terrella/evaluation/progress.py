@@ -7,10 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Give a function that counts frames, and a bar on the error stream while the block runs."""
-    if not shown:
-        yield lambda n: None
+def progress_bar(what: str, total: int, shown: bool | Callable[[int], None]) -> Iterator[Callable[[int], None]]:
+    """Give a function that counts frames, and a bar on the error stream while the block runs.
+
+    shown: whether there is a bar; or the function to count with instead.
+    """
+    if not shown or callable(shown):
+        yield shown if callable(shown) else lambda n: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -25,6 +25,7 @@ from ..spec import WorldSpec
 from ..world import World
 from .entrant import Entrant, WorldEntrant, open_entrant
 from .forks import Forks, fork_groups
+from .jobs import Part, fill, portable
 from .kept import FORMAT, Kept
 from .measurements import CORE, FULL, Advance, Measurement, measure_forks, measure_loss, measure_nothing
 from .moments import POLICY, Stage
@@ -122,20 +123,26 @@ def run_suite(
     device: str | None = None,
     engine: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | Advance = True,
+    jobs: int = 1,
+    part: Part | None = None,
 ) -> dict[str, Any]:
     """Measure a world, other entrants and references, and return a table of each line of a suite, as JSON values.
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
     `core`, `dimensions`, `full`, or measurements and questions of one's own. dataset: recordings whose seeds are left
-    out. engine: settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. Others
-    as in `evaluate`.
+    out. engine: settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is kept.
+    progress: a bar, or who counts. jobs: processes that share the work and the threads; with as many threads each,
+    results are those of one. part: what one of them does, which then writes no page. Others as in `evaluate`.
 
     What the environment does not allow, or what does not fit the world, has `missing`, the reason. Raises `ConfigError`
-    when nobody takes part, `UnknownName` for a suite there is not, `EntrantError` for an entrant that cannot be
-    reached.
+    when nobody takes part, or something cannot be told to several processes; `UnknownName` for a suite there is not,
+    `EntrantError` for an entrant that cannot be reached.
     """
-    plan = _plan(suite)
+    plan = _plan(suite) if part is None else part.turned(_plan(suite))
+    how: dict[str, Any] = {"env": env, "suite": suite, "references": references, "dataset": dataset, "context": context}
+    how |= {"lead": lead, "policy": policy, "seed": seed, "device": device, "engine": engine, "out": out}
+    sent = portable(world, entrants, jobs, **how) if jobs != 1 else None
     loaded = World.load(world) if isinstance(world, (str, Path)) else world
     if loaded is None and (env is None or not entrants):
         raise ConfigError("nobody to measure: give a world, or an environment and an entrant.")
@@ -153,12 +160,15 @@ def run_suite(
         called += list(dict.fromkeys((*REFERENCES, *CONTROLS))) if references else []
         if len(set(called)) < len(called):
             raise ConfigError(f"entrants are called {called}; each needs a name of its own.")
-        kept = Kept(None if out is None else Path(out) / "kept")
+        folder, fresh = None if out is None else Path(out) / "kept", 0
+        kept = Kept(folder) if part is None else Kept(folder, part.claim)
         measurements = [line for line in plan if isinstance(line, Measurement)]
         questions = [line for line in plan if isinstance(line, Question)]
         total = sum(_effort(m, len(takers), references) for m in measurements)
         total += sum(effort(question, len(takers), references) for question in questions)
         with progress_bar("suite", total, progress) as advance:
+            if sent is not None and folder is not None:
+                fresh, advance = fill(sent, folder, jobs, advance), _uncounted  # what follows only reads
             result = _run(measurements, ground, takers, kept, references, advance, env)
             asked = ask(questions, spec, takers, kept, references=references, seed=seed, advance=advance)
         result |= {**asked, "reused": result["reused"] + asked["reused"]}
@@ -167,14 +177,17 @@ def run_suite(
             entrant.close()
         ground.opened.close()
         made.close()
+    if part is not None:
+        return result
     result |= {
+        "reused": result["reused"] - fresh,
         "format": FORMAT,
         "suite": suite if isinstance(suite, str) else "own",
         "world": loaded.name if loaded is not None else None,
         "env": asdict(spec.env),
         "settings": {"context": ground.context, "lead": lead, "policy": _named(policy), "seed": seed},
         "commit": commit(),
-        "hardware": hardware(),
+        "hardware": {**hardware(), "jobs": jobs},
     }
     result = json.loads(json.dumps(result))  # equal to what is read from the file
     if out is not None:
@@ -222,6 +235,10 @@ def _run(
                 reused += 1
                 advance(m.frames)
     return {"entrants": described, "measurements": table, "reused": reused}
+
+
+def _uncounted(frames: int) -> None:
+    """Count nothing."""
 
 
 def _effort(m: Measurement, takers: int, references: bool) -> int:

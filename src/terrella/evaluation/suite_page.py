@@ -32,6 +32,14 @@ _NOTES = {
         "frames (ceiling)."
     ),
 }
+_COMPARED = {
+    "all": "the whole frame",
+    "masked": "where the group's futures differ",
+    "perceived": (
+        "the whole frame, at those moments alone that the world recognises: their last frame, encoded and decoded "
+        "again, is nearest to itself among the last frames of all moments. What it gets wrong here, it has seen"
+    ),
+}
 
 
 def write(result: dict[str, Any], out: Path) -> None:
@@ -81,22 +89,28 @@ def _forks(rows: dict[str, Any]) -> str:
             plot = figures.score_plot(curves, horizons, f"kappa of {score}")
             drawn += html_figure(plot, f"{score}: 0 is chance, 1 is always right.")
         text.append(f'<div class="plots">{drawn}</div>')
-        for label, over in (("all", "the whole frame"), ("masked", "where the group's futures differ")):
+        for label, over in _COMPARED.items():
             heads = ["entrant", "after", "n", "k left", "chance", "row", "95 %", "column", "95 %", "assign", "95 %"]
             heads += ["kappa of row", "95 %", "kappa of assign", "95 %", "margin", "response"]
             lines = []
             for who, table in tables.items():
-                part = table[label]
-                for h, horizon in enumerate(horizons):
+                part = table.get(label, {})
+                for h, horizon in enumerate(horizons if "row" in part else ()):
                     asked = sum(1 for left in (r[h] for r in part["raw"]["left"]) if left > 1)
                     line: list[Any] = [who, horizon, asked, part["left"][h], part["chance"][h]]
                     for score in ("row", "column", "assign", "row_kappa", "assign_kappa"):
                         line += [part[score]["mean"][h], part[score]["interval"][h]]
-                    response = table["response"]["mean"][h] if "response" in table else None
+                    response = table["response"]["mean"][h] if "response" in table and label != "perceived" else None
                     lines.append([*line, part["margin"]["mean"][h], response])
             if label == "masked" and not _differs(tables):
                 continue  # a loss has no mask
-            text.append(f'<p class="note">Compared over {over}:</p>' + html_table(heads, lines))
+            if lines:
+                text.append(f'<p class="note">Compared over {over}:</p>' + html_table(heads, lines))
+        text += [
+            f"<p>{escape(who)} recognises {table['perceived']['kept']} of {table['groups']} moments.</p>"
+            for who, table in tables.items()
+            if "perceived" in table
+        ]
         text.append(_avoided(tables, horizons))
     failed = [
         f"{who}: {row['failed']} of {row['groups']} moments failed." for who, row in rows.items() if row["failed"]
