@@ -1,0 +1,123 @@
+"""A denoiser of a window of frames: one frame before, then chunks; the later see the earlier, never the reverse.
+
+Inside a frame tokens see one another; over time, each sees those at its place in its own chunk and in what lies before
+it. Each chunk also hears a slow state through cross-attention whose output begins at zero: a fresh network denoises as
+if there were none. What a token is on its way to is told as a change of the frame before the window.
+
+Ref: PAN, arXiv 2511.09057 (chunk-causal mask over a window of two chunks, a conditioning frame with a little noise,
+cross-attention with an output of zero at the start); Peebles & Xie, arXiv 2212.09748 (adaLN). Differs: attention is
+factorised over space and time, levels are told for each frame, and the network predicts the clean latent.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .attention import attend
+from .blocks import ChangeHead, FrameBlock, Modulation, place_turns
+from .latents import TokenSpec
+from .layers import LevelEmbedding, RMSNorm
+from .rotary import rotate, rotation
+
+CHUNKS = 2  # in a window at most
+
+
+def chunk_causal(chunks: int, unit: int, device: torch.device | str = "cpu") -> Tensor:
+    """Which frames of a window each frame sees, bool `(U, U)` with U = 1 + chunks * unit: its own chunk and before."""
+    chunk = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.arange(chunks * unit) // unit]).to(device)
+    return chunk[:, None] >= chunk
+
+
+class Window(nn.Module):
+    """The network of `terrella.decoders.swin`.
+
+    unit: frames of a chunk. dim, layers, heads, mlp: as of a backbone.
+    """
+
+    turn: Tensor
+    times: Tensor
+
+    def __init__(self, tokens: TokenSpec, unit: int, dim: int, layers: int, heads: int, mlp: float):
+        super().__init__()
+        self.unit = unit
+        self.enter = nn.Linear(2 * tokens.channels, dim)
+        self.place = nn.Parameter(torch.randn(tokens.n, dim) * 0.02)
+        self.frame = nn.Parameter(torch.randn(1 + CHUNKS * unit, dim) * 0.02)
+        self.slow, self.slow_norm = nn.Linear(tokens.channels, dim), RMSNorm(dim)
+        self.tau, self.condition = LevelEmbedding(dim), Modulation(dim)
+        self.blocks = nn.ModuleList(WindowBlock(dim, heads, mlp) for _ in range(layers))
+        self.leave = ChangeHead(dim, tokens.channels)
+        self.register_buffer("turn", place_turns(tokens, dim // heads), persistent=False)
+        position = torch.arange(1 + CHUNKS * unit, dtype=torch.float32)[:, None]
+        self.register_buffer("times", rotation(position, dim // heads, 1.0 + CHUNKS * unit), persistent=False)
+
+    def forward(self, z_BUNZ: Tensor, tau_BU: Tensor, slow_BCNZ: Tensor) -> Tensor:
+        """Expect the clean latents of C chunks, `(B, C * unit, N, Z)`.
+
+        z: the frame before the window and the chunks' noisy frames, U = 1 + C * unit. tau: their signal levels; a frame
+        before at level 0 was not seen. slow: the slow state of each chunk.
+        """
+        dtype, chunks, frames = self.place.dtype, slow_BCNZ.shape[1], z_BUNZ.shape[1]
+        z = z_BUNZ.to(dtype)
+        before = z[:, :1] * (tau_BU[:, :1, None, None] > 0)
+        x = self.enter(torch.cat([torch.cat([before, z[:, 1:]], 1), before.expand_as(z)], -1)) + self.place
+        mods = self.condition(self.tau(tau_BU) + self.frame[:frames], x.dtype)
+        heard = self.slow_norm(self.slow(slow_BCNZ.to(dtype)) + self.place)
+        sees = chunk_causal(chunks, self.unit, x.device)
+        mask = torch.zeros(sees.shape, dtype=x.dtype, device=x.device).masked_fill_(~sees, -torch.inf)
+        past = Past(self.times[:, :frames], mask, heard)
+        for block in self.blocks:
+            x = block(x, mods, self.turn, past)
+        return (before.to(x.dtype) + self.leave(x))[:, 1:]
+
+
+class Past(NamedTuple):
+    """What a layer reads: turns of the window's times, its mask `(U, U)`, slow states `(B, C, N, D)`."""
+
+    times: Tensor
+    mask: Tensor
+    slow: Tensor
+
+
+class WindowBlock(FrameBlock):
+    """Attention inside the frame, over the window at each place, and to the slow state; then the feed-forward layer."""
+
+    def __init__(self, dim: int, heads: int, mlp: float):
+        super().__init__(dim, heads, mlp)
+        head = dim // heads
+        self.norm_t, self.qkv_t = RMSNorm(dim), nn.Linear(dim, 3 * dim, bias=False)
+        self.qn_t, self.kn_t = RMSNorm(head), RMSNorm(head)
+        self.out_t = nn.Linear(dim, dim, bias=False)
+        self.norm_s, self.q_s = RMSNorm(dim), nn.Linear(dim, dim, bias=False)
+        self.kv_s = nn.Linear(dim, 2 * dim, bias=False)
+        self.qn_s, self.kn_s = RMSNorm(head), RMSNorm(head)
+        self.out_s = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.out_s.weight)
+
+    def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: Past) -> Tensor:
+        """See `FrameBlock.forward`; x: `(B, U, N, D)`."""
+        own = self.modulation(x, mods)
+        x = self.attend(x, own, turn)
+        x = x + self._over_time(x, past)
+        x = torch.cat([x[:, :1], x[:, 1:] + self._hear(x[:, 1:], past.slow, turn)], 1)
+        return self.feed(x, own)
+
+    def _over_time(self, x: Tensor, past: Past) -> Tensor:
+        qkv = self.qkv_t(self.norm_t(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = (part.permute(0, 2, 3, 1, 4) for part in qkv.unbind(-3))  # (B, N, H, U, d)
+        q, k = rotate(self.qn_t(q), past.times), rotate(self.kn_t(k), past.times)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + past.mask
+        return self.out_t((scores.softmax(-1).to(v.dtype) @ v).permute(0, 3, 1, 2, 4).flatten(-2))
+
+    def _hear(self, x: Tensor, slow: Tensor, turn: Tensor) -> Tensor:
+        frames, chunks = x.shape[1], slow.shape[1]
+        q = self.q_s(self.norm_s(x)).unflatten(-1, (self.heads, -1)).transpose(2, 3)  # (B, C * unit, H, N, d)
+        k, v = self.kv_s(slow).unflatten(-1, (2, self.heads, -1)).transpose(2, 4).unbind(3)  # (B, C, H, N, d)
+        q, k = rotate(self.qn_s(q), turn), rotate(self.kn_s(k), turn)
+        # The frames of a chunk ask one state: (B, C, H, unit * N, d).
+        q = q.unflatten(1, (chunks, -1)).transpose(2, 3).flatten(3, 4)
+        heard = attend(q, k.to(q.dtype), v.to(q.dtype)).unflatten(3, (frames // chunks, -1))
+        return self.out_s(heard.permute(0, 1, 3, 4, 2, 5).flatten(-2).flatten(1, 2))
