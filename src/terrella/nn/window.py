@@ -69,9 +69,10 @@ class Window(nn.Module):
         sees = chunk_causal(chunks, self.unit, x.device)
         mask = torch.zeros(sees.shape, dtype=x.dtype, device=x.device).masked_fill_(~sees, -torch.inf)
         past = Past(self.times[:, :frames], mask, heard)
+        x, mods = x.flatten(0, 1), mods.flatten(0, 1)
         for block in self.blocks:
             x = block(x, mods, self.turn, past)
-        return (before.to(x.dtype) + self.leave(x))[:, 1:]
+        return (before + self.leave(x.unflatten(0, (-1, frames))))[:, 1:]
 
 
 class Past(NamedTuple):
@@ -98,26 +99,32 @@ class WindowBlock(FrameBlock):
         nn.init.zeros_(self.out_s.weight)
 
     def forward(self, x: Tensor, mods: Tensor, turn: Tensor, past: Past) -> Tensor:
-        """See `FrameBlock.forward`; x: `(B, U, N, D)`."""
+        """See `FrameBlock.forward`; x: `(B * U, N, D)`, mods: `(B * U, 1, 6, D)`."""
         own = self.modulation(x, mods)
         x = self.attend(x, own, turn)
-        x = x + self._over_time(x, past)
-        x = torch.cat([x[:, :1], x[:, 1:] + self._hear(x[:, 1:], past.slow, turn)], 1)
-        return self.feed(x, own)
+        x = x + self._over_time(x.unflatten(0, (-1, len(past.mask))), past)
+        frames = x.unflatten(0, (-1, len(past.mask)))
+        heard = self._hear(frames[:, 1:], past.slow, turn)
+        return self.feed(torch.cat([frames[:, :1], frames[:, 1:] + heard], 1).flatten(0, 1), own)
+
+    # Batches for attention have one axis: with more, rounding depends on where in memory a session lies.
 
     def _over_time(self, x: Tensor, past: Past) -> Tensor:
+        batch, frames, tokens = x.shape[:3]
         qkv = self.qkv_t(self.norm_t(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = (part.permute(0, 2, 3, 1, 4) for part in qkv.unbind(-3))  # (B, N, H, U, d)
+        q, k, v = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # (B * N, H, U, d) each
         q, k = rotate(self.qn_t(q), past.times), rotate(self.kn_t(k), past.times)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + past.mask
-        return self.out_t((scores.softmax(-1).to(v.dtype) @ v).permute(0, 3, 1, 2, 4).flatten(-2))
+        seen = attend(q, k.to(q.dtype), v.to(q.dtype), past.mask.to(q.dtype))
+        seen = seen.unflatten(0, (batch, tokens)).permute(0, 3, 1, 2, 4)  # (B, U, N, H, d)
+        return self.out_t(seen.reshape(batch * frames, tokens, -1))
 
     def _hear(self, x: Tensor, slow: Tensor, turn: Tensor) -> Tensor:
-        frames, chunks = x.shape[1], slow.shape[1]
+        chunks = slow.shape[1]
         q = self.q_s(self.norm_s(x)).unflatten(-1, (self.heads, -1)).transpose(2, 3)  # (B, C * unit, H, N, d)
-        k, v = self.kv_s(slow).unflatten(-1, (2, self.heads, -1)).transpose(2, 4).unbind(3)  # (B, C, H, N, d)
+        kv = self.kv_s(slow.flatten(0, 1)).unflatten(-1, (2, self.heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)  # (B * C, H, N, d) each
         q, k = rotate(self.qn_s(q), turn), rotate(self.kn_s(k), turn)
-        # The frames of a chunk ask one state: (B, C, H, unit * N, d).
-        q = q.unflatten(1, (chunks, -1)).transpose(2, 3).flatten(3, 4)
-        heard = attend(q, k.to(q.dtype), v.to(q.dtype)).unflatten(3, (frames // chunks, -1))
-        return self.out_s(heard.permute(0, 1, 3, 4, 2, 5).flatten(-2).flatten(1, 2))
+        # The frames of a chunk ask one state: (B * C, H, unit * N, d).
+        q = q.unflatten(1, (chunks, -1)).flatten(0, 1).transpose(1, 2).flatten(2, 3)
+        heard = attend(q, k.to(q.dtype), v.to(q.dtype)).unflatten(2, (-1, x.shape[2])).permute(0, 2, 3, 1, 4)
+        return self.out_s(heard.flatten(-2).reshape(x.shape))
