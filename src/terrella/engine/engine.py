@@ -220,11 +220,11 @@ class Engine:
     def step(self, state: State, actions: np.ndarray | Tensor, *, steps: int | None = None) -> tuple[State, Frame]:
         """Take one action in every session.
 
-        actions: rows `(B, W)` (see `terrella.actions`). steps: denoising steps of this frame, instead of those that the
-        engine or its budget would take. Consumes `state` and returns the next one with its frame. Raises `ActionError`
-        when the actions do not fit, `ConfigError` for steps that the world cannot take and `StateError` for another
-        world's state, before anything is consumed, and `WorldError` when the world predicts numbers that are not
-        finite; `state` is then spent.
+        actions: rows `(B, W)` (see `terrella.actions`); where frames are drawn in chunks (`Decoder.unit`), the one that
+        begins a chunk draws all of it. steps: denoising steps of this frame, instead of those that the engine or its
+        budget would take. Consumes `state` and returns the next one with its frame. Raises, before anything is
+        consumed, `ActionError`, `ConfigError` for steps that the world cannot take and `StateError` for another world's
+        state, and `WorldError` when the world predicts numbers that are not finite; `state` is then spent.
         """
         return self._advance(state, self._rows(actions, state.batch), steps=steps)
 

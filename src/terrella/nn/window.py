@@ -27,7 +27,7 @@ CHUNKS = 2  # in a window at most
 
 def chunk_causal(chunks: int, unit: int, device: torch.device | str = "cpu") -> Tensor:
     """Which frames of a window each frame sees, bool `(U, U)` with U = 1 + chunks * unit: its own chunk and before."""
-    chunk = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.arange(chunks * unit) // unit]).to(device)
+    chunk = (torch.arange(1 + chunks * unit, device=device) + unit - 1) // unit
     return chunk[:, None] >= chunk
 
 
