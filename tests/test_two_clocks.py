@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from terrella import chunk_laws
 from terrella.check import ACTION, TOKENS, example_world
 from terrella.decoders import Swin, SwinConfig
 from terrella.engine import Alarm, Engine
-from terrella.errors import ConfigError
+from terrella.errors import CheckFailed, ConfigError
 from terrella.laws import random_observations, random_rows, shaken
 from terrella.nn.slabs import Slabs, StateSpec
 from terrella.nn.window import Window, chunk_causal
@@ -273,3 +274,58 @@ def test_a_world_of_two_clocks_trains_and_steps(cartpole_data, tmp_path):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} \\("):
             train(cartpole_data, budget="1steps", training=recipe, **how)
     assert training_config("debug", decoder="swin") == replace(training_config("debug"), self_fed=0.0)
+
+
+# mutants: each law of chunks can fail
+
+
+class Crowd(Swin):
+    """Begins a chunk for all sessions where it begins one for any."""
+
+    def go_on(self, predict, slabs, before, noise, steps=None):
+        shown = slabs["swin.shown"]
+        return super().go_on(predict, {**slabs, "swin.shown": shown.max().expand_as(shown)}, before, noise, steps)
+
+
+class Deaf(Swin):
+    """Hears no slow state when drawing."""
+
+    def go_on(self, predict, slabs, before, noise, steps=None):
+        return super().go_on(lambda *_: torch.zeros_like(before), slabs, before, noise, steps)
+
+
+class Eager(Swin):
+    """Draws a new chunk for every frame."""
+
+    def go_on(self, predict, slabs, before, noise, steps=None):
+        return super().go_on(predict, {**slabs, "swin.shown": slabs["swin.shown"] * 0}, before, noise, steps)
+
+
+class Moody(Swin):
+    """Draws noise of its own."""
+
+    def sample(self, predict, noise, steps=None):
+        return super().sample(predict, torch.randn_like(noise), steps)
+
+
+class Aloof(Swin):
+    """Learns without its backbone."""
+
+    def loss(self, predict, z, progress, generator):
+        return super().loss(lambda *_: predict(None, None).detach() + 0 * predict(None, None), z, progress, generator)
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [
+        (Crowd, chunk_laws.chunks_come_frame_by_frame),
+        (Deaf, chunk_laws.chunks_come_frame_by_frame),
+        (Eager, chunk_laws.chunks_come_frame_by_frame),
+        (Moody, chunk_laws.chunks_are_functions),
+        (Aloof, chunk_laws.chunk_loss_teaches),
+    ],
+)
+def test_faulty_decoders_of_chunks_are_caught(fault, law):
+    torch.manual_seed(0)
+    with pytest.raises(CheckFailed):
+        law(fault(SwinConfig(**SMALL), TOKENS))
