@@ -1,5 +1,6 @@
 """Chunks of frames from a slow state: the window's exactness, its levels, and what a session sees of it."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from terrella.laws import random_observations, random_rows, shaken
 from terrella.nn.slabs import Slabs, StateSpec
 from terrella.nn.window import Window, chunk_causal
 from terrella.training import train
+from terrella.training.optim import Optimizer
 from terrella.training.presets import training_config
 from terrella.world import Part, World
 
@@ -253,12 +255,25 @@ def test_what_is_made_of_single_frames_is_refused(world):
 # training
 
 
-def test_a_world_of_two_clocks_trains_and_steps(cartpole_data, tmp_path):
+def test_a_world_of_two_clocks_trains_stops_goes_on_and_steps(cartpole_data, tmp_path, monkeypatch):
     how = {"preset": "debug", "decoder": "swin", "device": "cpu", "progress": False}
     before, after = (train(cartpole_data, tmp_path / k, budget=k, **how) for k in ("2steps", "12steps"))
     early, late = (dict(w.decoder.named_parameters()) for w in (before, after))
     assert [n for n in early if torch.equal(early[n], late[n])] == []  # cross-attention, too, which began at zero
     assert after.record["dynamics_held_out"] < before.record["dynamics_held_out"]
+    take = Optimizer.step
+
+    def interrupted(self, loss, step, progress):
+        if step == 5 and len(self.parts) > 1:
+            signal.raise_signal(signal.SIGINT)
+        take(self, loss, step, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimizer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(cartpole_data, tmp_path / "stopped", budget="12steps", **how)
+    resumed = train(cartpole_data, tmp_path / "stopped", budget="12steps", **how).state_dict()
+    assert [n for n, value in after.state_dict().items() if not torch.equal(value, resumed[n])] == []
     loaded = World.load(tmp_path / "12steps")
     engine = Engine(loaded)
     assert loaded.starts is not None
