@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from terrella import chunk_laws
+from terrella import check, chunk_laws
 from terrella.check import ACTION, TOKENS, example_world
 from terrella.decoders import Swin, SwinConfig
 from terrella.engine import Alarm, Engine
@@ -174,6 +174,11 @@ def test_the_loss_reads_slow_states_where_chunks_begin_and_scores_what_windows_h
 # sessions
 
 
+@pytest.mark.parametrize("law", [check.rollout_equals_parallel, check.branches_get_equal_frames])
+def test_worlds_that_attend_keep_the_laws_in_single_precision(world, law):
+    law(world, torch.float32)  # backbones of one kind, in double precision, keep all of them in test_laws.py
+
+
 @pytest.fixture(scope="module")
 def world() -> World:
     backbone = Part("transformer", {"dim": 32, "heads": 2, "layers": 2, "window": 4})
@@ -257,24 +262,24 @@ def test_what_is_made_of_single_frames_is_refused(world):
 
 def test_a_world_of_two_clocks_trains_stops_goes_on_and_steps(cartpole_data, tmp_path, monkeypatch):
     how = {"preset": "debug", "decoder": "swin", "device": "cpu", "progress": False}
-    before, after = (train(cartpole_data, tmp_path / k, budget=k, **how) for k in ("2steps", "12steps"))
-    early, late = (dict(w.decoder.named_parameters()) for w in (before, after))
+    after = train(cartpole_data, tmp_path / "whole", budget="6steps", **how)
+    torch.manual_seed(0)
+    early, late = (dict(w.decoder.named_parameters()) for w in (World(after.spec, after.config), after))
     assert [n for n in early if torch.equal(early[n], late[n])] == []  # cross-attention, too, which began at zero
-    assert after.record["dynamics_held_out"] < before.record["dynamics_held_out"]
     take = Optimizer.step
 
     def interrupted(self, loss, step, progress):
-        if step == 5 and len(self.parts) > 1:
+        if step == 3 and len(self.parts) > 1:
             signal.raise_signal(signal.SIGINT)
         take(self, loss, step, progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(Optimizer, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(cartpole_data, tmp_path / "stopped", budget="12steps", **how)
-    resumed = train(cartpole_data, tmp_path / "stopped", budget="12steps", **how).state_dict()
+            train(cartpole_data, tmp_path / "stopped", budget="6steps", **how)
+    resumed = train(cartpole_data, tmp_path / "stopped", budget="6steps", **how).state_dict()
     assert [n for n, value in after.state_dict().items() if not torch.equal(value, resumed[n])] == []
-    loaded = World.load(tmp_path / "12steps")
+    loaded = World.load(tmp_path / "whole")
     engine = Engine(loaded)
     assert loaded.starts is not None
     assert Engine(loaded, alarm="distance").alarm is not None
