@@ -35,7 +35,7 @@ def swin(**settings) -> Swin:
     return Swin(SwinConfig(**{**SMALL, **settings}), TOKENS)
 
 
-def chunks(part: Swin, slow, start, eps, fog) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def chunks(part: Swin, slow, start, eps, fog) -> torch.Tensor:
     """Draw a chunk for each slow state `(k, B, N, Z)`, frame by frame, `(k, B, unit, N, Z)`."""
     kept = Slabs.empty(StateSpec(dict(part.slabs)), B, "cpu", torch.float64).recurrent
     out, before = [], start
@@ -46,7 +46,7 @@ def chunks(part: Swin, slow, start, eps, fog) -> tuple[torch.Tensor, list[torch.
             before, kept = part.go_on(lambda *_, k=k: slow[k], kept, before, draw)
             frames.append(before)
         out.append(torch.stack(frames, 1))
-    return torch.stack(out), [kept]
+    return torch.stack(out)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 6])
@@ -54,7 +54,7 @@ def test_drawing_chunks_one_after_another_is_the_window_that_slides_over_two(ste
     part, half, c = shaken(swin(steps=steps), torch.float64), steps // 2, UNIT
     slow, fog, start = normal(3, B, N, Z), normal(3, B, N, Z, seed=2), normal(B, N, Z, seed=3)
     eps = normal(3, B, c, N, Z, seed=1)
-    drawn, _ = chunks(part, slow, start, eps, fog)
+    drawn = chunks(part, slow, start, eps, fog)
     clear = 1 - part.config.fog
 
     def expect(before, chunks, levels, slows):
@@ -93,7 +93,7 @@ class Sure(nn.Module):
 def test_the_last_step_lands_on_the_prediction():
     part, truth = swin(), normal(B, 1, N, Z)
     part.window = Sure(truth)
-    drawn, _ = chunks(part, normal(2, B, N, Z), normal(B, N, Z), normal(2, B, UNIT, N, Z), normal(2, B, N, Z))
+    drawn = chunks(part, normal(2, B, N, Z), normal(B, N, Z), normal(2, B, UNIT, N, Z), normal(2, B, N, Z))
     assert torch.allclose(drawn, truth.expand(2, -1, UNIT, -1, -1), rtol=0, atol=1e-12)
 
 

@@ -94,13 +94,13 @@ class Swin(Decoder):
     def __init__(self, config: SwinConfig, tokens: TokenSpec):
         super().__init__()
         self.config, self.tokens, c = config, tokens, config
-        self.steps, self.unit, self.half = c.steps, c.unit, c.steps // 2
+        self.steps, self.unit, self.middle = c.steps, c.unit, c.steps // 2
         self.window = Window(tokens, c.unit, c.dim, c.layers, c.heads, c.mlp)
         frame = (tokens.n, tokens.channels)
         self.slabs = {
             SHOWN: SlabSpec((), dtype=torch.int64),  # frames of the chunk that are out; 0: there is none
             CHUNK: SlabSpec((c.unit, *frame)),
-            PATH: SlabSpec((self.half, c.unit, *frame)),
+            PATH: SlabSpec((self.middle, c.unit, *frame)),
             SLOW: SlabSpec(frame),
             BEFORE: SlabSpec(frame),
         }
@@ -179,8 +179,8 @@ class Swin(Decoder):
     def _levels(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Draw levels `(count, U)` as sampling meets them, and which chunks' frames count, float `(count, U - 1)`."""
         draw = torch.rand(4, count, generator=generator, device=device)
-        step, alone = (draw[0] * self.half).floor(), draw[1] < FIRST
-        older = torch.where(alone, (draw[2] * self.steps).floor(), step + self.half) / self.steps
+        step, alone = (draw[0] * self.middle).floor(), draw[1] < FIRST
+        older = torch.where(alone, (draw[2] * self.steps).floor(), step + self.middle) / self.steps
         newer = torch.where(alone, 0.0, step) / self.steps  # where it is alone, the older one reads no other
         before = torch.where(draw[3] < UNSEEN, 0.0, 1 - self.config.fog)
         chunks = torch.stack([older, newer], 1).repeat_interleave(self.unit, 1)
@@ -204,9 +204,9 @@ class Swin(Decoder):
         """Denoise a chunk; returns it, and its path from half a schedule on, `(B, K/2, unit, N, Z)`."""
         z, path = noise, []
         for i in range(self.steps):
-            if i >= self.half:
+            if i >= self.middle:
                 path.append(z)
-            if older is None or i >= self.half:
+            if older is None or i >= self.middle:
                 x = self._expect(before, clear, (z, slow, self._level(i, z)))
             else:
                 x = self._beside(z, slow, before, clear, older, i)
@@ -219,7 +219,7 @@ class Swin(Decoder):
         first = (
             torch.where(there[..., None], older.path[:, i].to(z.dtype), z),
             torch.where(there, older.slow.to(z.dtype), slow),
-            torch.where(older.there, self._level(i + self.half, z), self._level(i, z)),
+            torch.where(older.there, self._level(i + self.middle, z), self._level(i, z)),
         )
         ahead = torch.where(there, older.before.to(z.dtype), before)
         x = self._expect(ahead, clear, first, (z, slow, self._level(i, z)))

@@ -128,7 +128,7 @@ class Stepper:
         if self.cache is not None:
             grid = tokens.grid
             cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)
-        before = memory[LATENT][:, -1] if world.decoder.slabs else None
+        before = memory[LATENT][:, -1] if world.decoder.unit > 1 else None
         z, kept = world.decoder.go_on(predict, memory, before, noise, self.steps)
         drawn = Drawn(z, z.isfinite().flatten(1).all(1), kept=kept)
         if cached is not None:
