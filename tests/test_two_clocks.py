@@ -294,6 +294,7 @@ def test_a_world_of_two_clocks_trains_stops_goes_on_and_steps(cartpole_data, tmp
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} \\("):
             train(cartpole_data, budget="1steps", training=recipe, **how)
     assert training_config("debug", decoder="swin") == replace(training_config("debug"), self_fed=0.0)
+    assert training_config("tiny", "flow_wedge", "swin").growth == 0.0 < training_config("tiny", "flow_wedge").growth
 
 
 # mutants: each law of chunks can fail

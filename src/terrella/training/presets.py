@@ -112,14 +112,14 @@ def pick(preset: str, budget: Budget, device: torch.device) -> str:
 def training_config(preset: str, backbone: str | None = None, decoder: str | None = None) -> TrainingConfig:
     """Choose the recipe of a size, backbone and decoder.
 
-    Backbones that remember by a map learn to go on without seeing; a decoder of chunks dreams no single frames.
+    Backbones that remember by a map learn to go on without seeing; a decoder of chunks dreams no single frames, and
+    needs whole clips.
     """
     recipe = SIZES[preset].training
-    recipe = replace(recipe, self_fed=0.0) if decoder == "swin" else recipe
-    if backbone not in MAPS:
-        return recipe
-    recipe = alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
-    return replace(recipe, **WITHIN) if backbone == "flow_wedge" else recipe
+    if backbone in MAPS:
+        recipe = alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
+        recipe = replace(recipe, **WITHIN) if backbone == "flow_wedge" else recipe
+    return replace(recipe, self_fed=0.0, growth=0.0) if decoder == "swin" else recipe
 
 
 def alone(recipe: TrainingConfig, seen: int, unseen: int) -> TrainingConfig:
