@@ -20,7 +20,7 @@ LAYERS = [
     {"nn"},
     {"tokenizers", "dynamics", "decoders"},
     {"world", "laws"},
-    {"citation", "training", "engine"},
+    {"citation", "training", "engine", "chunk_laws"},
     {"heads"},
     {"check", "entry"},
     {"env", "vector_env"},

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import laws
+from . import chunk_laws, laws
 from .config import from_json, to_json
 from .decoders import Decoder
 from .dynamics import Dynamics
@@ -57,8 +57,8 @@ def check_dynamics(dynamics: Dynamics) -> list[str]:
 
 
 def check_decoder(decoder: Decoder) -> list[str]:
-    """Run every law of decoders; return their names or raise `CheckFailed`."""
-    return _run(LAWS["decoder"], decoder)
+    """Run every law of decoders, or of those that draw chunks; return their names or raise `CheckFailed`."""
+    return _run(LAWS["decoder" if decoder.unit == 1 else "chunks"], decoder)
 
 
 def check_world(world: World) -> list[str]:
@@ -84,7 +84,7 @@ def examples(kind: str, name: str, config: dict[str, Any] | None = None) -> list
             return [build_part(kind, part, STREAMS[k]) for k in lookup(kind, name).takes]
         if kind == "dynamics":
             return [build_part(kind, part, *(lookup(kind, name).example or (TOKENS, ACTION)))]
-        return [build_part(kind, part)]
+        return [build_part(kind, part, *((TOKENS,) if lookup(kind, name).sized else ()))]
 
 
 def example_world(
@@ -134,15 +134,19 @@ def rollout_equals_parallel(world: World, dtype: torch.dtype = torch.float64) ->
     none = torch.full((BATCH, 1, story.before.shape[2]), torch.nan)
     action = torch.cat([none, torch.from_numpy(np.concatenate([story.before, story.after], 1)).float()], 1)
     seeds, level = torch.arange(BATCH), world.config.context_level
+    times = range(z.shape[1] + inner.unit)  # a chunk may reach beyond the last frame
     noise, blur = (
-        torch.stack(
-            [keyed_normal(seeds, torch.full_like(seeds, t), why, z[0, 0].numel()) for t in range(z.shape[1])], 1
-        )
+        torch.stack([keyed_normal(seeds, torch.full_like(seeds, t), why, z[0, 0].numel()) for t in times], 1)
+        .unflatten(2, z.shape[2:])
+        .to(dtype)
         for why in (SAMPLE, CONTEXT)
     )
-    past = level * z + (1 - level) * blur.view(z.shape).to(dtype) if level < 1 else z
+    past = level * z + (1 - level) * blur[:, : z.shape[1]] if level < 1 else z
     _, predict = twin.dynamics.parallel(past, action, torch.full(z.shape[:2], level))
-    again = inner.sample(predict, noise.view(z.shape).to(dtype))[:, CONTEXT_FRAMES:]
+    if inner.unit == 1:
+        again = inner.sample(predict, noise[:, : z.shape[1]])[:, CONTEXT_FRAMES:]
+    else:
+        again = chunk_laws.drawn(inner, predict(None, None), z, noise, blur, CONTEXT_FRAMES)
     remedy = "The engine, `parallel` and the decoder must agree on noise, actions and levels."
     close("latents of a rollout", again, z[:, CONTEXT_FRAMES:], TOLERANCE[dtype], remedy)
 
@@ -279,6 +283,7 @@ LAWS: dict[str, tuple[Callable[..., None], ...]] = {
         laws.absolute_time_does_not_matter,
     ),
     "decoder": (laws.truth_stays_truth, laws.samples_are_functions, laws.decoder_loss_prefers_truth),
+    "chunks": (chunk_laws.chunks_are_functions, chunk_laws.chunks_come_frame_by_frame, chunk_laws.chunk_loss_teaches),
     "world": (
         rollout_equals_parallel,
         seed_and_actions_decide,
@@ -328,13 +333,16 @@ class _Story:
 
 
 class _Recorder(nn.Module):
-    def __init__(self, inner: nn.Module, kept: list[Tensor]):
-        super().__init__()
-        self.inner, self.kept = inner, kept
+    inner: Decoder
 
-    def sample(self, *args: Any) -> Tensor:
-        self.kept.append(self.inner.sample(*args))  # pyright: ignore[reportCallIssue]
-        return self.kept[-1]
+    def __init__(self, inner: Decoder, kept: list[Tensor]):
+        super().__init__()
+        self.inner, self.kept, self.slabs = inner, kept, inner.slabs
+
+    def go_on(self, *args: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        frame, remembered = self.inner.go_on(*args)
+        self.kept.append(frame)
+        return frame, remembered
 
 
 def _frames(frame: Frame, times: slice, copies: int = 1, rows: slice = slice(None)) -> Frame:

@@ -136,6 +136,11 @@ _PAPERS = {
   author = {Guo, Junliang and Ye, Yang and He, Tianyu and Wu, Haoyu and Jiang, Yushu and Pearce, Tim and Bian, Jiang},
   journal = {arXiv:2504.08388}, year = {2025}
 }""",
+    "pan": """@article{pan2025,
+  title = {PAN: A World Model for General, Interactable, and Long-Horizon World Simulation},
+  author = {{PAN Team}},
+  journal = {arXiv:2511.09057}, year = {2025}
+}""",
     "deltairis": """@article{micheli2024deltairis,
   title = {Efficient World Models with Context-Aware Tokenization},
   author = {Micheli, Vincent and Alonso, Eloi and Fleuret, Fran{\\c{c}}ois},
@@ -160,6 +165,7 @@ _USED = {
     ("memory", "window"): ("sinks",),
     ("decoder", "masked"): ("maskgit", "mineworld", "deltairis"),
     ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
+    ("decoder", "swin"): ("pan", "dreamer4", "dit"),
     ("tokenizer", "fsq"): ("fsq",),
     ("tokenizer", "patches"): ("patches",),
 }

@@ -118,7 +118,8 @@ class World(nn.Module):
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
         self.tokens = _join([self.tokenizer(s).spec for s in spec.modelled], list(spec.modelled))
         self.dynamics = build_part("dynamics", config.dynamics, self.tokens, spec.action)
-        self.decoder = build_part("decoder", config.decoder)
+        sized = (self.tokens,) if lookup("decoder", config.decoder.name).sized else ()
+        self.decoder = build_part("decoder", config.decoder, *sized)
         self.register_buffer("reward_shift", torch.zeros(()))
         self.register_buffer("reward_scale", torch.ones(()))
 

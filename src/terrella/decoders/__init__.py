@@ -4,5 +4,16 @@ from .base import Decoder
 from .masked import Masked, MaskedConfig
 from .regression import Regression, RegressionConfig
 from .shortcut import Shortcut, ShortcutConfig
+from .swin import Swin, SwinConfig
 
-__all__ = ["Decoder", "Masked", "MaskedConfig", "Regression", "RegressionConfig", "Shortcut", "ShortcutConfig"]
+__all__ = [
+    "Decoder",
+    "Masked",
+    "MaskedConfig",
+    "Regression",
+    "RegressionConfig",
+    "Shortcut",
+    "ShortcutConfig",
+    "Swin",
+    "SwinConfig",
+]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..nn.latents import Predict
+from ..nn.slabs import SlabSpec
+
+FrameNoise = Callable[[int], Tensor]
+"""`j -> (B, N, Z)`: what the frame j after the next one is drawn from, standard normal; -1: fog of the frame before."""
 
 
 class Decoder(nn.Module, ABC):
@@ -18,12 +24,18 @@ class Decoder(nn.Module, ABC):
     same function serves one frame `(B, N, Z)` when sampling and whole clips `(B, T, N, Z)` in training.
 
     steps: how many times `sample` calls `predict` unless told otherwise. differentiable: whether what it draws has a
-    gradient by what was predicted.
+    gradient by what was predicted. sized: whether it has a network of its own, made for the tokens of its world, which
+    the constructor then takes after the config. unit: how many frames are drawn together, a *chunk*, under the action
+    that begins it. slabs: what a session keeps between the frames of a chunk, and between chunks; zeros stand for
+    nothing yet. Where `unit` is above 1, noise and what `sample` returns have an axis of so many frames before N.
     """
 
     name: ClassVar[str] = ""
     differentiable: ClassVar[bool] = True
+    sized: ClassVar[bool] = False
     steps: int = 1
+    unit: int = 1
+    slabs: Mapping[str, SlabSpec] = MappingProxyType({})
 
     @abstractmethod
     def sample(self, predict: Predict, noise_BNZ: Tensor, steps: int | None = None) -> Tensor:
@@ -31,6 +43,21 @@ class Decoder(nn.Module, ABC):
 
         Raises `ConfigError` for an impossible `steps`.
         """
+
+    def go_on(
+        self,
+        predict: Predict,
+        slabs: Mapping[str, Tensor],
+        before_BNZ: Tensor | None,
+        noise: FrameNoise,
+        steps: int | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw the next frame `(B, N, Z)` of sessions, and what they keep; writes into nothing.
+
+        before: the last frame committed, for decoders that keep anything (else None). Raises as `sample` does.
+        """
+        del slabs, before_BNZ
+        return self.sample(predict, noise(0), steps), {}
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -44,7 +71,8 @@ class Decoder(nn.Module, ABC):
     def example(self, lead: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw latents `(*lead, Z)` in float64 such as this decoder makes, and the prediction that is sure of them.
 
-        For the laws; a decoder whose latents are not any numbers, or that reads predictions otherwise, has its own.
+        For the laws; a decoder whose latents are not any numbers, or that reads predictions otherwise, has its own. One
+        that draws chunks knows N itself: `(*lead, N, Z)`.
         """
         z = torch.randn(*lead, 6, generator=generator, dtype=torch.float64)
         return z, z

@@ -50,8 +50,13 @@ def distance(world: World, z: Tensor, shown: dict[str, Tensor], predict: Predict
 
 
 def disagreement(world: World, z: Tensor, shown: dict[str, Tensor], predict: Predict, noise: Tensor) -> Tensor:
-    """How far one denoising step from other noise ends from the frame; 0 where a world draws without noise."""
+    """How far one denoising step from other noise ends from the frame; 0 where a world draws without noise.
+
+    So it is where chunks of frames are drawn: inside one there is nothing to draw.
+    """
     del shown
+    if world.decoder.unit > 1:
+        return torch.zeros(len(z), device=z.device)
     other = world.decoder.sample(predict, noise.to(z.dtype), 1)
     return (other.float() - z.float()).square().flatten(1).mean(1)
 

@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..nn.slabs import Slabs, StateSpec
 from ..world import World
 from .alarm import LEVEL, QUANTILE, SIGNALS, Alarm
+from .recall import recall_slabs
 from .stepper import Stepper
 
 SESSIONS, FRAMES = 16, 8  # that go on alone, and for how long
@@ -50,7 +51,7 @@ def calibrated(world: World, alarm: Alarm, dtype: torch.dtype = torch.float32) -
     if not level > 0:
         raise ConfigError(
             f"the signal {alarm.signal!r} is always 0 in world {world.name!r}: its decoder {world.decoder.name!r} "
-            "draws without chance, or its tokenizer loses nothing. Choose another of "
+            "draws without chance or in chunks, or its tokenizer loses nothing. Choose another of "
             f"{', '.join(name for name in SIGNALS if name != alarm.signal)}."
         )
     return Alarm(alarm.signal, level)
@@ -88,7 +89,9 @@ def _level(
     none = torch.full((len(rows), 1, width(world.spec.action)), torch.nan, device=device)
     seeds = torch.arange(len(rows), device=device) + (seed << 20)
     slabs = world.dynamics.init(len(rows), device, dtype)
-    slabs.recurrent.update(Slabs.empty(StateSpec(alarm.slabs), len(rows), device, dtype).recurrent)
+    last = recall_slabs(int(bool(world.decoder.slabs)), world.tokens, rows.shape[-1])
+    beside = StateSpec({**alarm.slabs, **world.decoder.slabs, **last})
+    slabs.recurrent.update(Slabs.empty(beside, len(rows), device, dtype).recurrent)
     for t, row in enumerate(torch.cat([none, rows[:, :context]], 1).unbind(1)):
         slabs, _ = stepper.commit(slabs, seeds, row, z[:, t], world.config.context_level)
     levels = []

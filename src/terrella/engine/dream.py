@@ -57,7 +57,7 @@ def require_gradient(world: World) -> None:
     why = [
         (not dynamics.differentiable, f"backbone {dynamics.name!r} has none"),
         (dynamics.memory is not None, "a bounded memory chooses among frames"),
-        (not decoder.differentiable, f"decoder {decoder.name!r} draws among values"),
+        (not decoder.differentiable, f"decoder {decoder.name!r} has none"),
         (world.config.reencode, "each frame is rounded to pixels (`reencode`)"),
     ]
     if found := [reason for holds, reason in why if holds]:

@@ -105,7 +105,7 @@ class Engine:
         if reencode is not None:  # another description of the same weights
             world = copy.copy(world)
             world.config = replace(world.config, reencode=reencode)
-        self.world, self.exact = world.eval(), exact
+        self.world, self.exact, self.recall = world.eval(), exact, recall
         for name, weight in world.tokenizers.named_parameters():
             if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
                 raise WorldError(
@@ -118,6 +118,9 @@ class Engine:
             raise ConfigError(
                 f"compiled is {self.compiled}; batch sizes are at least 1, and an exact engine has only its own."
             )
+        if world.decoder.unit > 1 and (cache is not None or self.compiled):
+            why = f"decoder {world.decoder.name!r} draws chunks of frames; caches and compiled graphs draw single ones."
+            raise ConfigError(f"{why} Leave cache and compiled out.")
         self._steppers: dict[int, Stepper | CompiledStepper] = {}
         self._cached: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
         alarm = Alarm(alarm) if isinstance(alarm, str) else alarm
@@ -129,9 +132,10 @@ class Engine:
             self._budget, self.steps = Budget(budget_ms, counts), counts[0]
         if self.cache is not None:
             self._cached = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
-        self._kept = self._cached | ({} if self.alarm is None else self.alarm.slabs)
+        self._kept = {**self._cached, **({} if self.alarm is None else self.alarm.slabs), **world.decoder.slabs}
         self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept
-        self.recall, self._recalled = recall, recall_slabs(recall, self.tokens, width(world.spec.action))
+        chunks = bool(world.decoder.slabs)  # which are drawn given the last frame
+        self._recalled = recall_slabs(max(recall, chunks), self.tokens, width(world.spec.action), beside=not chunks)
         self.fingerprint = fingerprint(world, *self._kept, *(f"{name} {recall}" for name in self._recalled))
         self._warm()
 
@@ -216,11 +220,11 @@ class Engine:
     def step(self, state: State, actions: np.ndarray | Tensor, *, steps: int | None = None) -> tuple[State, Frame]:
         """Take one action in every session.
 
-        actions: rows `(B, W)` (see `terrella.actions`). steps: denoising steps of this frame, instead of those that the
-        engine or its budget would take. Consumes `state` and returns the next one with its frame. Raises `ActionError`
-        when the actions do not fit, `ConfigError` for steps that the world cannot take and `StateError` for another
-        world's state, before anything is consumed, and `WorldError` when the world predicts numbers that are not
-        finite; `state` is then spent.
+        actions: rows `(B, W)` (see `terrella.actions`); where frames are drawn in chunks (`Decoder.unit`), the one that
+        begins a chunk draws all of it. steps: denoising steps of this frame, instead of those that the engine or its
+        budget would take. Consumes `state` and returns the next one with its frame. Raises, before anything is
+        consumed, `ActionError`, `ConfigError` for steps that the world cannot take and `StateError` for another world's
+        state, and `WorldError` when the world predicts numbers that are not finite; `state` is then spent.
         """
         return self._advance(state, self._rows(actions, state.batch), steps=steps)
 
@@ -270,7 +274,7 @@ class Engine:
         self._require_own(state)
         if not self.recall:
             raise ConfigError("this engine recalls no frames; make it with Engine(world, recall=4).")
-        return recalled(state.slabs)
+        return recalled(state.slabs, self.recall)
 
     @torch.inference_mode()
     def picture(self, state: State) -> np.ndarray | None:
@@ -305,8 +309,9 @@ class Engine:
         if steps not in self._steppers:
             if self._cached and steps != self.steps:
                 raise ConfigError(f"steps is {steps}, but what this engine's cache remembers is of {self.steps} steps.")
-            blank = torch.zeros(1, self.tokens.n, self.tokens.channels)
-            self.world.decoder.sample(lambda z, noise: blank, blank, steps)
+            blank, decoder = torch.zeros(1, self.tokens.n, self.tokens.channels), self.world.decoder
+            noise = blank if decoder.unit == 1 else torch.stack([blank] * decoder.unit, 1)
+            decoder.sample(lambda z, level: blank, noise, steps)
             plain = Stepper(self.world, steps, self.dtype, self.cache, self.alarm)
             self._steppers[steps] = CompiledStepper(plain, self.compiled) if self.compiled else plain
         return self._steppers[steps]

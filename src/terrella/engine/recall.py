@@ -50,11 +50,11 @@ class Trail:
         return Trail(z, rows)
 
 
-def recall_slabs(frames: int, tokens: TokenSpec, width: int) -> dict[str, SlabSpec]:
-    """What a session keeps for it."""
+def recall_slabs(frames: int, tokens: TokenSpec, width: int, beside: bool = True) -> dict[str, SlabSpec]:
+    """What a session keeps for it. beside: see `SlabSpec`; a decoder may go on from the last frame."""
     if frames == 0:
         return {}
-    latent = SlabSpec((frames, tokens.n, tokens.channels), beside=True)
+    latent = SlabSpec((frames, tokens.n, tokens.channels), beside=beside)
     return {LATENT: latent, ROW: SlabSpec((frames, width), dtype=torch.float32, beside=True)}
 
 
@@ -70,6 +70,6 @@ def remember(slabs: Slabs, row_BW: Tensor, z_BNZ: Tensor) -> Slabs:
     return slabs
 
 
-def recalled(slabs: Slabs) -> Trail:
-    """What is recalled, oldest first."""
-    return Trail(slabs.recurrent[LATENT], slabs.recurrent[ROW])
+def recalled(slabs: Slabs, frames: int) -> Trail:
+    """The last `frames` of what is recalled, oldest first."""
+    return Trail(slabs.recurrent[LATENT][:, -frames:], slabs.recurrent[ROW][:, -frames:])

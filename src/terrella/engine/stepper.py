@@ -13,7 +13,7 @@ from ..nn.slabs import Slabs
 from ..world import World
 from .alarm import LEVEL, SIGNALS, Alarm
 from .caches import CachedFrame, FeatureCache
-from .recall import remember
+from .recall import LATENT, remember
 
 
 @dataclass
@@ -21,8 +21,8 @@ class Drawn:
     """A frame that is not in the memory yet.
 
     z_BNZ: what will be committed. finite_B: whether the latent drawn was. shown: stream -> observations, empty where
-    nobody looks. kept: what a feature cache and an alarm want to remember. evaluations_B: denoising steps computed, not
-    forecast. alarm_B: the level of an alarm over its threshold.
+    nobody looks. kept: what a decoder, a feature cache and an alarm want to remember. evaluations_B: denoising steps
+    computed, not forecast. alarm_B: the level of an alarm over its threshold.
     """
 
     z_BNZ: Tensor
@@ -118,16 +118,21 @@ class Stepper:
         self, predict: Predict, memory: dict[str, Tensor], seeds: Tensor, time: Tensor, row: Tensor, observe: bool
     ) -> Drawn:
         world, tokens = self.world, self.world.tokens
-        noise = keyed_normal(seeds, time, SAMPLE, tokens.n * tokens.channels)
-        noise = noise.view(-1, tokens.n, tokens.channels).to(self.dtype)
+
+        def noise(ahead: int) -> Tensor:  # the fog of the frame before is that in which it entered the memory
+            purpose = SAMPLE if ahead >= 0 else CONTEXT
+            drawn = keyed_normal(seeds, time + ahead, purpose, tokens.n * tokens.channels)
+            return drawn.view(-1, tokens.n, tokens.channels).to(self.dtype)
+
         cached, ask = None, predict
         if self.cache is not None:
             grid = tokens.grid
             cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)
-        z = world.decoder.sample(predict, noise, self.steps)
-        drawn = Drawn(z, z.isfinite().flatten(1).all(1))
+        before = memory[LATENT][:, -1] if world.decoder.unit > 1 else None
+        z, kept = world.decoder.go_on(predict, memory, before, noise, self.steps)
+        drawn = Drawn(z, z.isfinite().flatten(1).all(1), kept=kept)
         if cached is not None:
-            drawn.kept, drawn.evaluations_B = cached.kept(), cached.evaluations_B
+            drawn.kept, drawn.evaluations_B = {**kept, **cached.kept()}, cached.evaluations_B
         every = int(world.config.reencode)
         if observe or every:
             drawn.shown = world.decode(z)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import to_json
 from ..data import Dataset
@@ -69,8 +69,8 @@ def train(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     whole = Budget.parse(budget)
     size = pick(preset, whole, where)
-    recipe = training or training_config(size, backbone)
     parts = config or world_config(size, data.spec, decoder, backbone)
+    recipe = training or training_config(size, backbone, parts.decoder.name)
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
         world = World(data.spec, parts, name or Path(out or "world").name).to(where)
@@ -144,6 +144,17 @@ def _bound(world: World, bound: float | None) -> SpectralBound | None:
     return SpectralBound(world.dynamics, world.dynamics.recurrent, bound)
 
 
+def _require_frames(world: World, recipe: TrainingConfig) -> None:
+    """Raise `ConfigError` where a recipe asks for single frames, or short clips, of a decoder that draws chunks."""
+    unit = world.decoder.unit
+    if unit > 1 and (recipe.self_fed or recipe.recycled or recipe.growth or recipe.length < 2 * unit):
+        raise ConfigError(
+            f"decoder {world.decoder.name!r} draws chunks of {unit} frames: self_fed ({recipe.self_fed}), recycled "
+            f"({recipe.recycled}) and growth ({recipe.growth}) must be 0, and length ({recipe.length}) at least "
+            f"{2 * unit}. terrella.training.presets.training_config(preset, decoder={world.decoder.name!r}) is so."
+        )
+
+
 class _Run:
     """One training run: the two phases, and how much each may take."""
 
@@ -158,6 +169,7 @@ class _Run:
         journal: Journal,
         about: dict[str, Any],
     ):
+        _require_frames(world, config)
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
         learning = [t for t in world.tokenizers.values() if isinstance(t, Tokenizer) and t.trains]
         # Vectors need no more than a moment: their linear path is exact from the start.
@@ -184,6 +196,8 @@ class _Run:
     def _learner(self, phase: str) -> Learner:
         c, last = self.config, phase == "dynamics"
         part = self.world.dynamics if last else self.world.tokenizers
+        if last and any(True for _ in self.world.decoder.parameters()):
+            part = nn.ModuleDict({"dynamics": self.world.dynamics, "decoder": self.world.decoder})
         optimizer = Optimizer(part, c.lr if last else c.tokenizer_lr, c.weight_decay, c.clip_norm, muon=last)
         return Learner(part, optimizer, c.average, self.bound.hold if last and self.bound else None)
 

@@ -191,6 +191,8 @@ def _clips(data: Dataset, recipe: PostTraining, rng: np.random.Generator, split:
 
 def _method(world: World, recipe: PostTraining) -> str:
     name, method = world.decoder.name, recipe.method
+    if world.decoder.unit > 1:
+        raise ConfigError(f"decoder {name!r} draws chunks of frames, and post-training goes through single ones.")
     if method == "auto":
         method = "grpo" if name == "masked" else "gradient"
     if method == "grpo" and name != "masked":

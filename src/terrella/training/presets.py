@@ -109,13 +109,17 @@ def pick(preset: str, budget: Budget, device: torch.device) -> str:
     return "tiny" if minutes < 3 else "small" if minutes < 60 else "base"
 
 
-def training_config(preset: str, backbone: str | None = None) -> TrainingConfig:
-    """Choose the recipe of a size and backbone: those that remember by a map learn to go on without seeing."""
+def training_config(preset: str, backbone: str | None = None, decoder: str | None = None) -> TrainingConfig:
+    """Choose the recipe of a size, backbone and decoder.
+
+    Backbones that remember by a map learn to go on without seeing; a decoder of chunks dreams no single frames, and
+    needs whole clips.
+    """
     recipe = SIZES[preset].training
-    if backbone not in MAPS:
-        return recipe
-    recipe = alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
-    return replace(recipe, **WITHIN) if backbone == "flow_wedge" else recipe
+    if backbone in MAPS:
+        recipe = alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
+        recipe = replace(recipe, **WITHIN) if backbone == "flow_wedge" else recipe
+    return replace(recipe, self_fed=0.0, growth=0.0) if decoder == "swin" else recipe
 
 
 def alone(recipe: TrainingConfig, seen: int, unseen: int) -> TrainingConfig:
@@ -127,8 +131,8 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backb
     """Choose the parts of a world of one size for a dataset's observations.
 
     decoder: None is `shortcut`, or `regression` for a backbone that remembers by a map; `masked` brings discrete
-    tokens. backbone: None is `transformer`. Raises `ConfigError` for parts that the observations do not allow, and
-    `UnknownName`.
+    tokens, `swin` draws chunks of frames. backbone: None is `transformer`. Raises `ConfigError` for parts that the
+    observations do not allow, and `UnknownName`.
     """
     if backbone in MAPS:
         return _map_config(preset, spec, decoder, backbone)
@@ -150,7 +154,7 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backb
         else:
             settings = {"channels": channels, "width": size.width}
             tokenizers[name] = Part("conv", settings | _stride(stream.shape, size.pixels))
-    drawn = Part(decoder or "shortcut", {"levels": LEVELS} if discrete else {})
+    drawn = Part(decoder or "shortcut", {"levels": LEVELS} if discrete else _chunks(size) if decoder == "swin" else {})
     return WorldConfig(Part(backbone or "transformer", _sized(backbone or "transformer", size)), drawn, tokenizers)
 
 
@@ -161,6 +165,12 @@ def _sized(backbone: str, size: Size) -> dict[str, Any]:
         return {"dim": 2 * dim, "hidden": dim, "width": dim, "heads": heads, "layers": max(1, size.layers // 2)}
     known = {"dim": dim, "layers": size.layers, "heads": heads, "window": size.window, "scan_heads": 2 * heads}
     return {k: v for k, v in known.items() if k in {f.name for f in fields(lookup("dynamics", backbone).Config)}}
+
+
+def _chunks(size: Size) -> dict[str, Any]:
+    """Settings of a decoder of chunks: windows that fit the clips, and a denoiser of half the backbone's depth."""
+    unit = max(2, min(4, size.training.length // 4))
+    return {"unit": unit, "dim": size.dim, "layers": max(1, size.layers // 2), "heads": max(1, size.dim // 64)}
 
 
 def _map_config(preset: str, spec: WorldSpec, decoder: str | None, backbone: str) -> WorldConfig:
@@ -180,7 +190,7 @@ def _map_config(preset: str, spec: WorldSpec, decoder: str | None, backbone: str
     else:
         patch, settings = size.pixels // 2, {"features": size.dim // 12, "dim": size.dim // 4}
     tokenizer = Part("patches", {"size": patch})
-    drawn = Part(decoder or "regression")
+    drawn = Part(decoder or "regression", _chunks(size) if decoder == "swin" else {})
     return WorldConfig(Part(backbone, settings), drawn, {next(iter(streams)): tokenizer}, dream_level=0.0)
 
 
