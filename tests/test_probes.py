@@ -55,6 +55,15 @@ def test_more_features_than_rows_and_flat_features():
     np.testing.assert_allclose(blind, x[:, :1].mean(), atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_columns_may_be_taken_a_few_at_a_time(kind, monkeypatch):
+    x = np.random.default_rng(4).normal(3.0, 2.0, size=(60, 40)).astype(np.float32)
+    whole = fit(x[:40], x[:40, :2], np.arange(40), kind)(x[40:])
+    monkeypatch.setattr("terrella.evaluation.readouts.COLUMNS", 7)
+    parted = fit(x[:40], x[:40, :2], np.arange(40), kind)(x[40:])
+    np.testing.assert_allclose(parted, whole, rtol=1e-3, atol=1e-3)
+
+
 def test_what_cannot_be_fitted_is_refused():
     x = np.zeros((4, 2))
     for features, groups in ((x[:3], np.arange(4)), (x, np.zeros(4)), (np.full((4, 2), np.nan), np.arange(4))):
