@@ -41,7 +41,8 @@ def evaluate(
         memory: Policy by which a session keeps its past, such as window or tempcache.
         cache: Rule by which denoising steps are forecast, such as interval or across.
         seed: Decides everything that is random.
-        suite: Ask instead what the world has understood: core (minutes) or full (hours); writes suite.html.
+        suite: Ask instead what the world has understood: core (minutes), full (hours) or language (where actions are
+            sentences); writes suite.html.
         entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
     """
     if suite is not None or entrant is not None:
@@ -132,7 +133,7 @@ def info(what: Positional[str | None] = None, /) -> None:
 
     if what is None:
         print("worlds:", ", ".join(World.list_gallery()) or "none")
-        for kind in ("tokenizer", "dynamics", "decoder", "planner"):
+        for kind in ("tokenizer", "dynamics", "decoder", "planner", "text"):
             print(f"{kind}:", ", ".join(names(kind)))
         return
     if (Path(what) / "dataset.json").exists():

@@ -78,7 +78,8 @@ FULL = (
     Measurement("nothing done", "null", "plans", 64, 8),
     Measurement("drift", "drift", groups=64, marks=(1, 2, 4, 8, 16, 32, 64, 128, 256)),
 )
-SUITES = {"core": CORE, "full": FULL}
+LANGUAGE = (Measurement("asked", "forks", "asked", 32, 6), Measurement("reworded", "forks", "reworded", 32, 6))
+SUITES = {"core": CORE, "full": FULL, "language": LANGUAGE}
 
 
 def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec], advance: Advance) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class Ground:
         """Why the environment does not allow a measurement, or None."""
         if m.what != "drift" and (self.stage.fork is None or not self.stage.fork.exact):
             return "this environment cannot be forked exactly, so its futures cannot be compared."
+        if m.kind in ("asked", "reworded") and self.spec.action.kind != "text":
+            return "actions here are no sentences."
         if m.what == "null" and self.spec.noop is None:
             return "this environment has no action that is known to do nothing."
         return None
@@ -148,7 +150,7 @@ def run_suite(
     """Measure a world, other entrants and references, and return a table of each measurement, as JSON values.
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
-    `core`, `full` or measurements of one's own. dataset: recordings whose seeds are left out. engine: settings of the
+    `core`, `full`, `language` or measurements of one's own. dataset: recordings whose seeds are left out. engine: settings of the
     world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. Others as in `evaluate`.
 
     A measurement that the environment does not allow has `missing`, the reason. Raises `ConfigError` when nobody takes
