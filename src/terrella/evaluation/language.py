@@ -7,7 +7,8 @@ held against all k true futures (`fork_matrix`). Every sentence is one of four k
     training's phrasings  known                              new deed
     other phrasings       reworded                           reworded new deed
 
-The kinds stand side by side in the same groups, so they meet equally hard alternatives. A sentence that the environment
+Combinations old and new stand side by side in the same groups, so they meet equally hard alternatives. A model that
+ignores sentences scores exactly chance over both together, in each alone only on average. A sentence that the environment
 could not carry out has a true future, too, and counts; `carried_out` says how many were, by the describer.
 """
 
