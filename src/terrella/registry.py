@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 from .errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=type)
-_PARTS: dict[str, dict[str, type]] = {"tokenizer": {}, "dynamics": {}, "decoder": {}, "head": {}, "planner": {}, "text": {}}
+_PARTS: dict[str, dict[str, type]] = {
+    "tokenizer": {},
+    "dynamics": {},
+    "decoder": {},
+    "head": {},
+    "planner": {},
+    "text": {},
+}
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:

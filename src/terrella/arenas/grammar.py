@@ -32,8 +32,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz "
 class Verb:
     """A kind of deed.
 
-    slots: for each word after the verb, those there are. forms: how it is said. objects: how many of the last slots name
-    what it is done to; 0 where no combination is held out. number: of the verb among those that are combined; two
+    slots: for each word after the verb, those there are. forms: how it is said. objects: how many of the last slots
+    name what it is done to; 0 where no combination is held out. number: of the verb among those that are combined; two
     verbs that do the same to a thing share one, lest one of them teach the other's combinations.
     """
 

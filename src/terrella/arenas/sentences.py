@@ -10,9 +10,9 @@ What was really done is said by `Speaker.did`, from the true state alone: it dec
 
 | id | inside | a chunk |
 |---|---|---|
-| `terrella/Sentences-v0` | `env="..."`, with arguments of its own | the speaker's |
+| `terrella/Sentences-v0` | `inside="..."`, with arguments of its own | the speaker's |
 | `terrella/SentencesGrid-v0` | `MiniGrid-GoToObject-8x8-N2-v0` with three things | 12 |
-| `terrella/SentencesPucks-v0` | `terrella/Pucks-v0`, nearly at rest | 20 |
+| `terrella/SentencesPucks-v0` | `terrella/Pucks-v0`, nearly at rest | 24 |
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def speaker(cls: S) -> S:
 
 
 class Spoken(spaces.Text):
-    """The sentences of a grammar. Any text within its letters and length fits; a sample is one that training may hear."""
+    """The sentences of a grammar: a sample is one that training may hear; any text of its letters and length fits."""
 
     def __init__(self, grammar: Grammar, seed: int | None = None) -> None:
         super().__init__(LONGEST, min_length=0, charset=LETTERS, seed=seed)
@@ -194,7 +194,7 @@ def find_sentences(env: gym.Env | None) -> Sentences:
         layer = layer.env
     raise ArenaError(
         f"{env} takes no sentences, or is out of reach in another process. Make one that does: "
-        "terrella.arenas.make('terrella/Sentences-v0', env=...)."
+        "terrella.arenas.make('terrella/Sentences-v0', inside=...)."
     )
 
 
@@ -203,16 +203,16 @@ def _grammar(kind: type[Speaker], held_out: int) -> Grammar:
     return Grammar(kind.verbs, held_out)
 
 
-def told(env: str, chunk: int = 0, held_out: int = 5, size: int = 64, **kwargs: Any) -> gym.Env:
+def told(inside: str, chunk: int = 0, held_out: int = 5, size: int = 64, **kwargs: Any) -> gym.Env:
     """Make an environment that takes sentences and shows pictures of `size` pixels; kwargs are for the one inside."""
-    symbols = env.startswith(("MiniGrid-", "BabyAI-"))  # their own observations are codes of cells
-    return Sentences(make(env, pixels=symbols, size=size, **kwargs), chunk, held_out)
+    symbols = inside.startswith(("MiniGrid-", "BabyAI-"))  # their own observations are codes of cells
+    return Sentences(make(inside, pixels=symbols, size=size, **kwargs), chunk, held_out)
 
 
 _TOLD: dict[str, dict[str, Any]] = {
     "Sentences": {},
-    "SentencesGrid": {"env": "MiniGrid-GoToObject-8x8-N2-v0", "numObjs": 3, "tile_size": 8},
-    "SentencesPucks": {"env": "terrella/Pucks-v0", "count": (3, 4), "speed": 0.1, "drag": 1.0},
+    "SentencesGrid": {"inside": "MiniGrid-GoToObject-8x8-N2-v0", "numObjs": 3, "tile_size": 8},
+    "SentencesPucks": {"inside": "terrella/Pucks-v0", "count": (2, 3), "speed": 0.1, "mass": (0.5, 1.0), "drag": 1.0},
 }
 for _name, _kwargs in _TOLD.items():
     gym.register(f"terrella/{_name}-v0", f"{__name__}:told", kwargs=_kwargs)

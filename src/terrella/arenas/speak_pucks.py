@@ -30,7 +30,7 @@ GAIN = 0.6  # share of a difference in velocity that a push makes up for in one 
 class PucksSpeaker(Speaker):
     """Deeds of the white disc. Facts: places, velocities and radii of all discs, the white one's first."""
 
-    chunk = 20
+    chunk = 24
     verbs = (
         Verb(
             "push",
@@ -94,20 +94,20 @@ class PucksSpeaker(Speaker):
             apart = place[i] - place[0]
             distance = float(np.hypot(*apart))
             left = distance - radius[0] - radius[i] - NEAR / 2
-            return self._steer(apart / max(distance, 1e-9) * np.clip(4 * left, -0.3, 0.9))
+            return self._steer(apart / max(distance, 1e-9) * np.clip(5 * left, -0.3, 1.6))
         way = np.array(DIRECTIONS[deed[1]])
         if (place[i] - begun["place"][i]) @ way >= 2 * PUSHED:
             return self.idle()
         apart, across = place[0] - place[i], np.array([-way[1], way[0]])
         along, beside = float(apart @ way), float(apart @ across)
         if along < 0 and abs(beside) < 0.5 * radius[i]:
-            return self._steer(1.0 * way - 6 * beside * across)
+            return self._steer(1.2 * way - 6 * beside * across)
         goal = self._behind(i, deed[1])
         if along > -0.5 * radius[i]:  # round it first, on the side where it already is
             side = across if beside >= 0 else -across
             past = radius[0] if abs(beside) > radius[i] else 0.0
             goal = place[i] + side * (radius[0] + radius[i] + NEAR) - past * way
-        return self._steer(_limited(6 * (goal - place[0]), 1.2))
+        return self._steer(_limited(8 * (goal - place[0]), 1.8))
 
     def idle(self) -> np.ndarray:
         """Brake."""

@@ -9,9 +9,9 @@ factual one too. Branches are of a kind:
     asked    each a sentence of its own, of what can be done at that moment, said again for every frame
     reworded the same in phrasings that training never hears
 
-Edits and swaps are hard: their futures differ little. Where actions are sentences, up to half of a group's are
-combinations of verb and object that training never asks for (`evaluation/language.py` tells them apart). Frames are kept at horizons (`marks`) and, to ask whether a world is
-early or late, `shift` steps before and after each.
+Edits and swaps are hard: their futures differ little. Of a group's sentences up to half are combinations of verb and
+object that training never asks for (`evaluation/language.py` tells them apart). Frames are kept at horizons (`marks`)
+and, to ask whether a world is early or late, `shift` steps before and after each.
 """
 
 from __future__ import annotations
@@ -199,9 +199,7 @@ def _branches(stage: Stage, moment: Moment, context: int, k: int, kind: Kind) ->
     return np.stack(changed)
 
 
-def _sentences(
-    stage: Stage, moment: Moment, k: int, steps: int, rng: np.random.Generator, held: bool
-) -> np.ndarray:
+def _sentences(stage: Stage, moment: Moment, k: int, steps: int, rng: np.random.Generator, held: bool) -> np.ndarray:
     """Ask for k things that can be done at the moment, held-out combinations first, up to half; fewer are repeated."""
     stage.restore(moment)
     env = find_sentences(stage.env)

@@ -8,8 +8,8 @@ held against all k true futures (`fork_matrix`). Every sentence is one of four k
     other phrasings       reworded                           reworded new deed
 
 Combinations old and new stand side by side in the same groups, so they meet equally hard alternatives. A model that
-ignores sentences scores exactly chance over both together, in each alone only on average. A sentence that the environment
-could not carry out has a true future, too, and counts; `carried_out` says how many were, by the describer.
+ignores sentences scores exactly chance over both together, in each alone only on average. A sentence that the
+environment could not carry out has a true future, too, and counts; `carried_out` says how many were, by the describer.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ def run_suite(
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
     `core`, `full`, `language` or measurements of one's own. dataset: recordings whose seeds are left out. engine:
-    settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. Others as in `evaluate`.
+    settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is kept. Others as in
+    `evaluate`.
 
     A measurement that the environment does not allow has `missing`, the reason. Raises `ConfigError` when nobody takes
     part, `UnknownName` for a suite there is not, `EntrantError` for an entrant that cannot be reached.

@@ -95,6 +95,7 @@ class TextLeaf(nn.Module):
         self.encoder: nn.Module = Words(WordsConfig(), dim)
 
     def forward(self, part: Tensor) -> Tensor:
+        """Encode."""
         rows = part[..., : self.used].reshape(-1, self.used).long()
         if part.ndim > 2 and not torch.compiler.is_compiling():
             rows, where = torch.unique(rows, dim=0, return_inverse=True)

@@ -58,8 +58,8 @@ class WordsConfig:
 class Words(TextEncoder):
     """Words, known by their letters, attend to one another and to a place of their own that becomes the sentence.
 
-    A word is a run of bytes above the space, in lower case; there is no vocabulary to fit. Its vector is the sum of a row
-    of each of two tables, chosen by two hashes of its bytes: two words are one only where both hashes agree.
+    A word is a run of bytes above the space, in lower case; there is no vocabulary to fit. Its vector is the sum of a
+    row of each of two tables, chosen by two hashes of its bytes: two words are one only where both hashes agree.
 
     Ref: hash embeddings, Svenstrup et al., arXiv 1709.03933, section 3. Differs: two hashes with equal weights instead
     of learned ones, and a table for each.
