@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from terrella.arenas.grammar import LONGEST, Grammar, Verb
 from terrella.arenas.sentences import Sentences, Speaker, find_sentences
 from terrella.arenas.speak_grid import GridSpeaker
 from terrella.arenas.speak_pucks import PucksSpeaker
-from terrella.check import TOKENS, check_dynamics, check_world
+from terrella.check import TOKENS, check_dynamics, check_world, rollout_equals_parallel
 from terrella.citation import cite
 from terrella.data import Dataset, Hindsight, record
 from terrella.data.speech import phrase
@@ -213,15 +212,13 @@ def test_hindsight_says_what_was_done(name: str, tmp_path: Any) -> None:
     pytest.importorskip("minigrid" if "Grid" in name else "pymunk")
     data = record(name, tmp_path, steps=60, policy="hindsight", max_episode_steps=60)
     told = opened(name)[1]
-    verbs = Counter()
+    heard = set()
     for i in range(len(data)):
         for row in data.episode(i).actions:
             sentence = decode(data.spec.action, row)
-            deed = told.grammar.understand(sentence)
-            assert deed is not None
             assert sentence in told.grammar.asked
-            verbs[deed[0]] += 1
-    assert len(verbs) > 1
+            heard.add(sentence)
+    assert len(heard) > 1
 
 
 @pytest.mark.parametrize("name", ARENAS)
@@ -325,17 +322,17 @@ def test_every_backbone_keeps_all_its_laws_under_sentences(name: str) -> None:
 def told_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     pytest.importorskip("minigrid")
     return record(
-        ARENAS[0], tmp_path_factory.mktemp("told"), episodes=6, max_episode_steps=48, policy="speak", num_envs=1
+        ARENAS[0], tmp_path_factory.mktemp("told"), episodes=4, max_episode_steps=36, policy="speak", num_envs=1
     )
 
 
 def test_a_world_is_trained_stepped_and_measured_by_sentences(told_data: Dataset, tmp_path: Any) -> None:
     world = train(told_data, tmp_path, budget="6steps", preset="debug", device="cpu", progress=False)
     assert "Hash Embeddings" in cite(world)
-    check_world(World.load(tmp_path))
+    rollout_equals_parallel(World.load(tmp_path), torch.float32)
     env = arenas.make(told_data.spec.env)
     found = measure_language(
-        WorldEntrant(world), env, world.spec, context=2, groups=2, branches=3, marks=(1, 3), seed=1
+        WorldEntrant(world), env, world.spec, context=2, groups=1, branches=3, marks=(1, 2), seed=1
     )
     assert json.loads(json.dumps(found))["streams"]["pixels"].keys() == {
         "known",
@@ -343,6 +340,11 @@ def test_a_world_is_trained_stepped_and_measured_by_sentences(told_data: Dataset
         "reworded",
         "reworded new deed",
     }
+
+
+@pytest.mark.slow
+def test_a_world_keeps_all_its_laws_under_sentences(told_data: Dataset) -> None:
+    assert check_world(World(told_data.spec, world_config("debug", told_data.spec)))
 
 
 def test_the_encoder_is_chosen_in_the_config(told_data: Dataset, cartpole_data: Dataset, tmp_path: Any) -> None:
@@ -365,20 +367,18 @@ def test_the_encoder_is_chosen_in_the_config(told_data: Dataset, cartpole_data: 
 def test_an_oracle_does_what_it_is_told_and_a_still_picture_is_at_chance(name: str) -> None:
     env, told = opened(name)
     spec = arenas.describe(env)
-    how: dict[str, Any] = {"context": 2, "branches": 4, "marks": (1, 10), "seed": 3, "policy": "speak"}
-    forks = next(fork_groups(env, spec, sizes=[3], kind="asked", **how))
-    said = [decode(spec.action, row.astype(np.float64)) for row in forks.branches[:, :, 0].reshape(-1, 4 * LONGEST)]
-    held = [told.grammar.is_held_deed(told.grammar.understand(s)) for s in said]  # type: ignore[arg-type]
-    assert not any(told.grammar.is_held_phrasing(s) for s in said)
-    assert any(held)
-    stage = Stage(env, spec, 0, policy="speak")
-    oracle = Oracle(stage, dict(zip(forks.seeds, forks.states)))
-    reworded = next(fork_groups(env, spec, sizes=[3], kind="reworded", **how))
-    assert forks.states == reworded.states  # the same moments
-    found = measure_language(oracle, env, spec, groups=3, **how)["streams"]["pixels"]
+    how: dict[str, Any] = {"context": 1, "branches": 4, "marks": (1, 8), "seed": 3, "policy": "speak"}
+    asked, reworded = (next(fork_groups(env, spec, sizes=[2], kind=kind, **how)) for kind in ("asked", "reworded"))
+    assert asked.states == reworded.states  # the same moments
+    for forks, rephrased in ((asked, False), (reworded, True)):
+        said = [decode(spec.action, row.astype(np.float64)) for row in forks.branches[:, :, 0].reshape(8, -1)]
+        assert {told.grammar.is_held_phrasing(s) for s in said} == {rephrased}
+        assert any(told.grammar.is_held_deed(told.grammar.understand(s)) for s in said)  # type: ignore[arg-type]
+    oracle = Oracle(Stage(env, spec, 0, policy="speak"), dict(zip(asked.seeds, asked.states)))
+    found = measure_language(oracle, env, spec, groups=2, **how)["streams"]["pixels"]
     assert all(table["row"]["mean"][1] == 1 for table in found.values() if table["n"][1])
     assert found["known"]["carried_out"] > 0.5
-    still = measure_language(CopyLast(), env, spec, groups=3, **how)["streams"]["pixels"]
+    still = measure_language(CopyLast(), env, spec, groups=2, **how)["streams"]["pixels"]
     for pair in (("known", "new deed"), ("reworded", "reworded new deed")):
         tables = [still[kind] for kind in pair if still[kind]["n"][1]]
         right = sum(table["row"]["mean"][1] * table["n"][1] for table in tables)
