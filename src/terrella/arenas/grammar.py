@@ -9,8 +9,8 @@ Two things are held out, both by counting, so that the split needs no seed and n
     phrasings      every n-th of a verb's; all words of those held out occur in others
     combinations   of a verb with an object: those whose places in their vocabularies add up to a multiple of n
 
-Every verb, colour and kind of thing therefore occurs in both parts. n is `held_out`, an argument of the environment:
-every dataset records it with the `EnvSpec`, where it is not what the id stands for.
+Every verb, colour and kind of thing therefore occurs in both parts. n is `held_out`, an argument of the environment,
+which every dataset records in its `EnvSpec`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from functools import cached_property
 from ..errors import ConfigError
 
 Deed = tuple[str, ...]
+HELD_OUT = 5
 LONGEST = 56  # characters of a sentence, at most
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
@@ -62,7 +63,7 @@ class Grammar:
     """
 
     verbs: tuple[Verb, ...]
-    held_out: int = 5
+    held_out: int = HELD_OUT
 
     def __post_init__(self) -> None:
         if self.held_out < 0 or self.held_out == 1:

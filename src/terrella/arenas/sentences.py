@@ -26,7 +26,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from ..errors import ActionError, ArenaError
-from .grammar import LETTERS, LONGEST, Deed, Grammar, Verb
+from .grammar import HELD_OUT, LETTERS, LONGEST, Deed, Grammar, Verb
 from .make import make
 
 Facts = dict[str, Any]
@@ -112,9 +112,7 @@ class Sentences(gym.Wrapper):
     environment that nobody can speak of, `ConfigError` for other settings.
     """
 
-    action_space: Spoken
-
-    def __init__(self, env: gym.Env, chunk: int = 0, held_out: int = 5) -> None:
+    def __init__(self, env: gym.Env, chunk: int = 0, held_out: int = HELD_OUT) -> None:
         super().__init__(env)
         found = next((cls for cls in _SPEAKERS if cls.matches(env.unwrapped)), None)
         if found is None:
@@ -126,7 +124,7 @@ class Sentences(gym.Wrapper):
             raise ArenaError(f"chunk is {chunk}; expected steps that a sentence lasts, or 0 for {found.chunk}.")
         self._kind = found
         self.chunk = chunk or found.chunk
-        self.action_space = Spoken(_grammar(found, held_out))
+        self.action_space: Any = Spoken(_grammar(found, held_out))
         self._forget()
 
     @property
@@ -203,7 +201,7 @@ def _grammar(kind: type[Speaker], held_out: int) -> Grammar:
     return Grammar(kind.verbs, held_out)
 
 
-def told(inside: str, chunk: int = 0, held_out: int = 5, size: int = 64, **kwargs: Any) -> gym.Env:
+def told(inside: str, chunk: int = 0, held_out: int = HELD_OUT, size: int = 64, **kwargs: Any) -> gym.Env:
     """Make an environment that takes sentences and shows pictures of `size` pixels; kwargs are for the one inside."""
     symbols = inside.startswith(("MiniGrid-", "BabyAI-"))  # their own observations are codes of cells
     return Sentences(make(inside, pixels=symbols, size=size, **kwargs), chunk, held_out)
