@@ -147,6 +147,18 @@ def test_what_can_be_done_is_done_and_others_are_not(name: str, kwargs: dict[str
     assert all(any(found) for found in done.values())
 
 
+def test_what_is_carried_is_put_next_to_things() -> None:
+    env, told = opened(ARENAS[0])
+    pick = next(deed for deed in told.feasible() if deed[0] == "pick up")
+    assert carry_out(env, told, told.grammar.say(pick, 0))
+    fork: Any = arenas.forkable(env)
+    state, found = fork.save(), [deed for deed in told.feasible() if deed[0] == "put next to"]
+    assert len(found) == 2
+    for deed in found:
+        fork.restore(state)
+        assert carry_out(env, told, told.grammar.say(deed, 0))
+
+
 def test_what_cannot_be_done_or_understood_is_answered_by_waiting() -> None:
     env, told = opened(ARENAS[0])
     fork: Any = arenas.forkable(env)

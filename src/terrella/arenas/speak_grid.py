@@ -1,4 +1,4 @@
-"""What can be said of MiniGrid and BabyAI: where to go, what to pick up, open and put down, how to turn and walk.
+"""What can be said of MiniGrid and BabyAI: where to go, what to pick up, put down and open, how to turn and walk.
 
 A controller walks the shortest way that is free, and turns on the way; it knows the whole grid. Which deeds a level
 allows follows from what is in it: GoToObject has things to go to and pick up, GoToDoor doors, UnlockPickup a key and a
@@ -53,6 +53,13 @@ class GridSpeaker(Speaker):
             objects=2,
             number=1,
         ),
+        Verb(
+            "put next to",
+            (COLOURS, (*THINGS, "door")),
+            ("[put|lay|drop] [it|the thing] [next to|beside|near] the {0} {1}",),
+            objects=2,
+            number=3,
+        ),
         Verb("open", (COLOURS,), ("[open|open up|push open] [the|that] {0} door",), objects=1, number=2),
         Verb("close", (COLOURS,), ("[close|shut|push shut] [the|that] {0} door",), objects=1, number=4),
         Verb("put down", (), ("[put down|drop|lay down] [it|the thing|what you carry]",)),
@@ -93,6 +100,8 @@ class GridSpeaker(Speaker):
                 found.append(("open", colour))
             if kind == "door" and state == "open" and way[0]:
                 found.append(("close", colour))
+            if carrying is not None and self._towards_room({place}, ways, steps):
+                found.append(("put next to", colour, kind))
         if carrying is not None:
             found.append(("put down",))
         found += [("turn", side) for side in TURNS]
@@ -115,6 +124,9 @@ class GridSpeaker(Speaker):
             return self.idle()
         colour, kind = (deed[1], "door") if verb in ("open", "close") else deed[-2:]
         places = {place for place, thing in facts["things"].items() if thing[:2] == (kind, colour)}
+        if verb == "put next to":
+            room = self._towards_room(places, self._ways(), self.env.max_steps)
+            return self.idle() if facts["carrying"] is None or room is None else DROP if room[0] == 0 else room[1]
         way = self._towards(lambda pose: _front(pose) in places)
         if way is None or (verb == "pick up" and facts["carrying"] is not None):
             return self.idle()
@@ -146,6 +158,9 @@ class GridSpeaker(Speaker):
             found.append(("pick up", colour, kind))
         if last["carrying"] is None and first["carrying"] is not None:
             found.append(("put down",))
+            laid = last["things"].keys() - first["things"].keys()
+            near = [thing for place, thing in last["things"].items() if any(_touch(place, other) for other in laid)]
+            found += [("put next to", colour, kind) for kind, colour, _ in near if kind in (*THINGS, "door")]
         for place, (kind, colour, state) in last["things"].items():
             before = first["things"].get(place, (kind, colour, state))[2]
             if kind == "door" and (state == "open") != (before == "open"):
@@ -185,6 +200,14 @@ class GridSpeaker(Speaker):
     def _towards(self, arrived: Callable[[Pose], bool]) -> tuple[int, int] | None:
         return _shortest(self._ways(), arrived)
 
+    def _towards_room(
+        self, places: set[Place], ways: dict[Pose, tuple[int, int]], steps: int
+    ) -> tuple[int, int] | None:
+        """The way to where one faces an empty cell that touches one of `places`, if it takes fewer than `steps`."""
+        touching = {(x + dx, y + dy) for x, y in places for dx in (-1, 0, 1) for dy in (-1, 0, 1)}
+        way = _shortest(ways, lambda pose: _front(pose) in touching and self.env.grid.get(*_front(pose)) is None)
+        return None if way is None or way[0] >= steps else way
+
     def _free_ahead(self) -> int:
         """How many cells one could walk straight ahead."""
         x, y, way = self._pose()
@@ -205,6 +228,11 @@ class GridSpeaker(Speaker):
 def _front(pose: Pose) -> Place:
     x, y, way = pose
     return x + AHEAD[way][0], y + AHEAD[way][1]
+
+
+def _touch(place: Place, other: Place) -> bool:
+    """Whether two cells share an edge or a corner."""
+    return place != other and max(abs(place[0] - other[0]), abs(place[1] - other[1])) == 1
 
 
 def _shortest(ways: dict[Pose, tuple[int, int]], arrived: Callable[[Pose], bool]) -> tuple[int, int] | None:
