@@ -110,6 +110,7 @@ def test_sentences_are_rows_and_the_split_is_recorded(name: str, tmp_path: Any) 
     env, told = opened(name, held_out=4)
     spec = arenas.describe(env)
     assert spec.action.kind == "text"
+    assert decode(spec.action, np.array(spec.noop)) in told.grammar.asked
     for sentence in told.grammar.asked[::97]:
         assert decode(spec.action, encode(spec.action, sentence)) == sentence
         assert env.action_space.contains(sentence)

@@ -36,11 +36,13 @@ S = TypeVar("S", bound="type[Speaker]")
 class Speaker(ABC):
     """What can be said of one simulator: which deeds there are, how they are done, and what was done.
 
-    verbs: the deeds, and how they are said. chunk: steps that a sentence lasts, unless told otherwise. Facts are plain
-    data (numbers, strings, containers, arrays), because they are part of saved states.
+    verbs: the deeds, and how they are said. rest: the one in which nothing is done. chunk: steps that a sentence lasts,
+    unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are part of saved
+    states.
     """
 
     verbs: ClassVar[tuple[Verb, ...]]
+    rest: ClassVar[Deed]
     chunk: ClassVar[int]
 
     def __init__(self, env: gym.Env) -> None:
@@ -89,11 +91,14 @@ def speaker(cls: S) -> S:
 
 
 class Spoken(spaces.Text):
-    """The sentences of a grammar: a sample is one that training may hear; any text of its letters and length fits."""
+    """The sentences of a grammar: a sample is one that training may hear; any text of its letters and length fits.
 
-    def __init__(self, grammar: Grammar, seed: int | None = None) -> None:
+    rest: what is said where nobody asks for anything.
+    """
+
+    def __init__(self, grammar: Grammar, rest: str = "", seed: int | None = None) -> None:
         super().__init__(LONGEST, min_length=0, charset=LETTERS, seed=seed)
-        self.grammar = grammar
+        self.grammar, self.rest = grammar, rest
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Draw a sentence, whether or not it can be done just now."""
@@ -122,9 +127,10 @@ class Sentences(gym.Wrapper):
             )
         if chunk < 0:
             raise ArenaError(f"chunk is {chunk}; expected steps that a sentence lasts, or 0 for {found.chunk}.")
+        grammar = _grammar(found, held_out)
         self._kind = found
         self.chunk = chunk or found.chunk
-        self.action_space: Any = Spoken(_grammar(found, held_out))
+        self.action_space: Any = Spoken(grammar, grammar.say(found.rest, 0))
         self._forget()
 
     @property

@@ -3,6 +3,7 @@
 A controller walks the shortest way that is free, and turns on the way; it knows the whole grid. Which deeds a level
 allows follows from what is in it: GoToObject has things to go to and pick up, GoToDoor doors, UnlockPickup a key and a
 locked door. Some levels end an episode with a deed (Fetch when something is picked up): then it was done, and ended.
+Where two things are alike, the nearest is meant.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class GridSpeaker(Speaker):
     """Deeds of an agent in a grid. Facts: its pose, what it carries, and every thing with place and state."""
 
     chunk = 12
+    rest = ("wait",)
     verbs = (
         Verb(
             "go",

@@ -31,6 +31,7 @@ class PucksSpeaker(Speaker):
     """Deeds of the white disc. Facts: places, velocities and radii of all discs, the white one's first."""
 
     chunk = 24
+    rest = ("hold still",)
     verbs = (
         Verb(
             "push",
