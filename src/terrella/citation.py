@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .nn.actions import text_leaves
 from .world import World
 
 _PAPERS = {
@@ -146,6 +147,11 @@ _PAPERS = {
   author = {Micheli, Vincent and Alonso, Eloi and Fleuret, Fran{\\c{c}}ois},
   journal = {arXiv:2406.19320}, year = {2024}
 }""",
+    "hashes": """@article{svenstrup2017hash,
+  title = {Hash Embeddings for Efficient Word Representations},
+  author = {Svenstrup, Dan and Hansen, Jonas Meinertz and Winther, Ole},
+  journal = {arXiv:1709.03933}, year = {2017}
+}""",
     "patches": """@article{li2025jit,
   title = {Back to Basics: Let Denoising Generative Models Denoise},
   author = {Li, Tianhong and He, Kaiming},
@@ -168,6 +174,7 @@ _USED = {
     ("decoder", "swin"): ("pan", "dreamer4", "dit"),
     ("tokenizer", "fsq"): ("fsq",),
     ("tokenizer", "patches"): ("patches",),
+    ("text", "words"): ("hashes",),
 }
 
 
@@ -178,5 +185,6 @@ def cite(world: World) -> str:
     parts += [("dynamics", "history")] if config.dynamics.config.get("history") else []
     parts += [("memory", world.dynamics.memory.policy)] if world.dynamics.memory else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
+    parts += [("text", config.text.name if config.text else "words")] if text_leaves(world.dynamics) else []
     keys = dict.fromkeys(key for part in parts for key in _USED.get(part, ()))
     return "\n\n".join(_PAPERS[key] for key in keys)

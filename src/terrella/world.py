@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import decoders, dynamics, tokenizers  # noqa: F401  (registers the parts)
+from .actions import describe
 from .config import from_json, to_json
 from .data.episode import Clips
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
 from .files import atomic
+from .nn.actions import text_leaves
 from .nn.latents import APART, TokenSpec
 from .registry import lookup, names
 from .spec import WorldSpec
@@ -54,7 +56,7 @@ class WorldConfig:
     1 keeps frames clean. `dream_level` is the same for frames that were dreamed, None meaning alike; 0 lets a recurrent
     backbone go on from its own prediction. `reencode` passes each dreamed frame (a number k: every k-th of a session)
     through pixels and back before it enters the memory, which keeps long rollouts among frames that a tokenizer can
-    make; it costs one encoding a frame, whatever k.
+    make; it costs one encoding a frame, whatever k. `text` reads actions that are sentences; None takes `words`.
     """
 
     dynamics: Part
@@ -63,6 +65,7 @@ class WorldConfig:
     context_level: float = 1.0
     dream_level: float | None = None
     reencode: bool | int = False
+    text: Part | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.context_level <= 1:
@@ -118,10 +121,22 @@ class World(nn.Module):
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
         self.tokens = _join([self.tokenizer(s).spec for s in spec.modelled], list(spec.modelled))
         self.dynamics = build_part("dynamics", config.dynamics, self.tokens, spec.action)
+        if config.text is not None:
+            self._read_text(config.text)
         sized = (self.tokens,) if lookup("decoder", config.decoder.name).sized else ()
         self.decoder = build_part("decoder", config.decoder, *sized)
         self.register_buffer("reward_shift", torch.zeros(()))
         self.register_buffer("reward_scale", torch.ones(()))
+
+    def _read_text(self, part: Part) -> None:
+        """Give the backbone another encoder of text, wherever it reads some."""
+        leaves = text_leaves(self.dynamics)
+        if not leaves:
+            raise ConfigError(
+                f"text encoder {part.name!r} is asked for, but actions here are {describe(self.spec.action)}."
+            )
+        for leaf in leaves:
+            leaf.encoder = build_part("text", part, leaf.dim)
 
     # observations and latents
 

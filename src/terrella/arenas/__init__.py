@@ -15,6 +15,8 @@ from . import (  # noqa: F401 - they register adapters and ids; no simulator is 
     procgen,
     pucks,
     rooms,
+    speak_grid,
+    speak_pucks,
     sprites,
 )
 from .base import Forkable, Simulator, adapter, list_arenas

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ..actions import action_spec, encode
 from .base import comes_from
 
 Row = tuple[float, ...]
@@ -115,6 +116,8 @@ def _by_space(space: gym.Space) -> Controls:
             moves |= {DOWN: (1, low[1]), UP: (1, high[1])}
         rest = _rest(space)
         return Controls(keys=_combine(rest, moves), noop=rest)
+    if isinstance(space, spaces.Text) and isinstance(said := getattr(space, "rest", None), str):
+        return Controls(noop=tuple(encode(action_spec(space), said).tolist()))
     return Controls()
 
 

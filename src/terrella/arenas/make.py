@@ -17,6 +17,7 @@ from ..config import to_json
 from ..errors import ArenaError, did_you_mean, missing_extra
 from ..spec import EnvSpec
 from . import doom, highway, procgen, rooms
+from .grammar import HELD_OUT
 from .wrappers import ArenaEnv, FrameSkip, Pixels, Resize, final_frames
 
 log = logging.getLogger("terrella.arenas")
@@ -131,6 +132,8 @@ def _create(spec: EnvSpec, render_mode: str | None, typed: bool) -> tuple[gym.En
     kwargs = dict(spec.kwargs)
     if str(registered.entry_point).startswith("ale_py"):
         kwargs = {"repeat_action_probability": 0.0, **kwargs}
+    if spec.id.startswith("terrella/Sentences"):
+        kwargs = {"held_out": HELD_OUT, **kwargs}  # what training never hears is to be known of every dataset
     try:
         mode = {"render_mode": render_mode} if render_mode in _render_modes(registered) else {}
         env = gym.make(spec.id, disable_env_checker=True, **mode, **kwargs)

@@ -43,7 +43,7 @@ def evaluate(
         cache: Rule by which denoising steps are forecast, such as interval or across.
         seed: Decides everything that is random.
         suite: Ask instead what the world has understood: core (minutes), dimensions (atomic questions, where its
-            environment has some) or full (both, hours); writes suite.html.
+            environment has some), full (both, hours) or language (where actions are sentences); writes suite.html.
         entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
         jobs: Processes that share the work of a suite.
     """
@@ -162,7 +162,7 @@ def info(what: Positional[str | None] = None, /) -> None:
 
     if what is None:
         print("worlds:", ", ".join(World.list_gallery()) or "none")
-        for kind in ("tokenizer", "dynamics", "decoder", "planner"):
+        for kind in ("tokenizer", "dynamics", "decoder", "planner", "text"):
             print(f"{kind}:", ", ".join(names(kind)))
         return
     if (Path(what) / "dataset.json").exists():

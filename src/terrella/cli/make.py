@@ -18,7 +18,9 @@ def record(
     out: Annotated[Path | None, arg(help_behavior_hint="(default: data/NAME)")] = None,
     steps: int = 20_000,
     episodes: int | None = None,
-    policy: Literal["sticky-random", "random", "moody", "cover", "wall-walk", "seek"] = "sticky-random",
+    policy: Literal[
+        "sticky-random", "random", "moody", "cover", "wall-walk", "seek", "speak", "hindsight"
+    ] = "sticky-random",
     seed: int = 0,
     max_episode_steps: int | None = 500,
     pixels: bool = False,
@@ -34,7 +36,9 @@ def record(
         steps: Transitions to record.
         episodes: Episodes to record, if fewer.
         policy: Who acts: random, sticky-random (repeats each action a few steps), moody (each episode has habits of its
-            own), cover (sees all places, then acts at random), wall-walk (in block worlds) or seek (in MiniGrid).
+            own), cover (sees all places, then acts at random), wall-walk (in block
+            worlds), seek (in MiniGrid); where actions are sentences, speak (asks for what can be done) or hindsight
+            (says what was done).
         seed: Decides everything that is random.
         max_episode_steps: Cut episodes there.
         pixels: Record rendered frames instead of the environment's own observations.

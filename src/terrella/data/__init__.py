@@ -9,6 +9,7 @@ from .policies import Cover, Policy, Random, Scripted, StickyRandom, make_policy
 from .record import record
 from .repair import salvage, verify
 from .sampler import ClipSampler
+from .speech import Hindsight, Speak
 from .wall_walk import WallWalk
 from .writer import Writer
 
@@ -19,11 +20,13 @@ __all__ = [
     "Dataset",
     "Draft",
     "Episode",
+    "Hindsight",
     "Moody",
     "Policy",
     "Random",
     "Scripted",
     "Seek",
+    "Speak",
     "StickyRandom",
     "WallWalk",
     "Writer",

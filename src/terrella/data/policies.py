@@ -1,8 +1,8 @@
 """Who acts while an environment is recorded.
 
-A policy is a name ("random", "sticky-random", "moody", "cover", "wall-walk", "seek"), a `Policy`, or any function
-`f(observation, rng) -> action`: it gets the environment's own observation and a `numpy.random.Generator` that is fresh
-for each episode, and returns an action as the environment's action space has it.
+A policy is a name ("random", "sticky-random", "moody", "cover", "wall-walk", "seek", "speak", "hindsight"), a `Policy`,
+or any function `f(observation, rng) -> action`: it gets the environment's own observation and a
+`numpy.random.Generator` that is fresh for each episode, and returns an action as the environment's action space has it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def record(
     environment, or a `gymnasium.vector.VectorEnv` (whose environments must be wrapped before). out: a new folder, or a
     dataset of the same spec, to which episodes are appended. episodes, steps: how much to record, whichever comes
     first; the last episode of a recording limited by steps is cut there and marked truncated. policy: "random",
-    "sticky-random", "moody", "cover", "wall-walk", "seek", a `Policy`, or a function `f(observation, rng) -> action`.
+    "sticky-random", "moody", "cover", "wall-walk", "seek", "speak", "hindsight", a `Policy`, or a function
+    `f(observation, rng) -> action`.
     seed: with an episode's number in the dataset it decides that episode, so that two recordings of 10 equal one of 20.
     max_episode_steps: cut episodes there (truncated). num_envs: processes, each with its own environment; the dataset
     does not depend on it. save_states: keep the simulator's state at each episode's start, where it can be saved;

@@ -152,13 +152,11 @@ def scores(matrix: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
     names = ("row", "column", "assign", "margin", "chance", "left")
     out = {name: np.full(int(np.prod(shape)), np.nan) for name in names}
     for g, (full, rows) in enumerate(zip(matrix.reshape(-1, k, k), kept.reshape(-1, k))):
-        m, n = full[np.ix_(rows, rows)], int(rows.sum())
-        failed = np.eye(n, dtype=bool) & ~np.isfinite(m)
-        m = np.where(failed, 2 * WORST, np.nan_to_num(m, nan=WORST, posinf=WORST))
+        m, n = _asked(full, rows), int(rows.sum())
         out["left"][g] = n
         if n < 2:
             continue
-        out["row"][g], out["column"][g] = _hits(m), _hits(m.T)
+        out["row"][g], out["column"][g] = _hits(m).mean(), _hits(m.T).mean()
         turns = [np.roll(np.arange(n), s) for s in range(n)]
         out["assign"][g] = np.mean([(turn == linear_sum_assignment(m[turn])[1]).mean() for turn in turns])
         others = np.where(np.eye(n, dtype=bool), np.inf, m).min(1)
@@ -168,10 +166,30 @@ def scores(matrix: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values.reshape(shape) for name, values in out.items()}
 
 
-def _hits(m: np.ndarray) -> float:
-    """Share of rows whose least entry is on the diagonal; ties share the credit."""
+def row_hits(matrix: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Tell rows apart: of matrices `(..., k, k)`, whether each branch `(..., k)` was told right, as in `scores`.
+
+    NaN for branches that are not kept, and where fewer than two are.
+    """
+    k = kept.shape[-1]
+    out = np.full((int(np.prod(kept.shape[:-1])), k), np.nan)
+    for hits, full, rows in zip(out, matrix.reshape(-1, k, k), kept.reshape(-1, k)):
+        if rows.sum() > 1:
+            hits[rows] = _hits(_asked(full, rows))
+    return out.reshape(kept.shape)
+
+
+def _asked(full: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The part of a matrix that counts, finite: what failed is worst, and one's own failure worse than that."""
+    m = full[np.ix_(rows, rows)]
+    failed = np.eye(len(m), dtype=bool) & ~np.isfinite(m)
+    return np.where(failed, 2 * WORST, np.nan_to_num(m, nan=WORST, posinf=WORST))
+
+
+def _hits(m: np.ndarray) -> np.ndarray:
+    """Which rows have their least entry on the diagonal; ties share the credit."""
     least = m == m.min(1, keepdims=True)
-    return float((least.diagonal() / least.sum(1)).mean())
+    return least.diagonal() / least.sum(1)
 
 
 def fork_table(found: Matrices, marks: tuple[int, ...]) -> dict[str, Any]:

@@ -6,9 +6,12 @@ factual one too. Branches are of a kind:
     plans    each drawn by the policy, apart from the first, which is what the policy would have done
     edits    the first, with one action changed at one step
     swaps    the first, with two of its actions exchanged
+    asked    each a sentence of its own, of what can be done at that moment, said again for every frame
+    reworded the same in phrasings that training never hears
 
-The last two are hard: their futures differ little. Frames are kept at horizons (`marks`) and, to ask whether a world is
-early or late, `shift` steps before and after each.
+Edits and swaps are hard: their futures differ little. Of a group's sentences up to half are combinations of verb and
+object that training never asks for (`evaluation/language.py` tells them apart). Frames are kept at horizons (`marks`)
+and, to ask whether a world is early or late, `shift` steps before and after each.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ import gymnasium as gym
 import numpy as np
 
 from .. import actions as codec
+from ..arenas.sentences import find_sentences
 from ..data import Policy
+from ..data.speech import phrase
 from ..errors import ArenaError, ConfigError
 from ..spec import WorldSpec
 from .moments import POLICY, SEED_TAG, Moment, Stage
 
-Kind = Literal["plans", "edits", "swaps"]
+Kind = Literal["plans", "edits", "swaps", "asked", "reworded"]
 _TRIES = 32  # draws of an action that differs
 
 
@@ -174,6 +179,8 @@ def _branches(stage: Stage, moment: Moment, context: int, k: int, kind: Kind) ->
     """The actions of one group's branches, float32 `(k, T, W)`; equal ones may be among them."""
     rng = np.random.default_rng([SEED_TAG, moment.seed, 2])
     first = moment.actions[context:]
+    if kind in ("asked", "reworded"):
+        return _sentences(stage, moment, k, len(first), rng, held=kind == "reworded")
     if kind == "plans":
         return np.stack([first, *(stage.draw(rng, len(first)) for _ in range(k - 1))])
     changed = [first]
@@ -190,3 +197,16 @@ def _branches(stage: Stage, moment: Moment, context: int, k: int, kind: Kind) ->
             branch[[t, other]] = first[[other, t]]
         changed.append(branch)
     return np.stack(changed)
+
+
+def _sentences(stage: Stage, moment: Moment, k: int, steps: int, rng: np.random.Generator, held: bool) -> np.ndarray:
+    """Ask for k things that can be done at the moment, held-out combinations first, up to half; fewer are repeated."""
+    stage.restore(moment)
+    env = find_sentences(stage.env)
+    deeds = env.feasible()
+    drawn = [deeds[i] for i in rng.permutation(len(deeds))]
+    new = [deed for deed in drawn if env.grammar.is_held_deed(deed)][: k // 2]
+    chosen = [*new, *(deed for deed in drawn if not env.grammar.is_held_deed(deed))]
+    said = [phrase(env, chosen[i % len(chosen)], rng, held) for i in range(k)]
+    rows = np.stack([codec.encode(stage.spec.action, sentence) for sentence in said]).astype(np.float32)
+    return np.repeat(rows[:, None], steps, 1)

@@ -95,6 +95,7 @@ FULL = (
     Measurement("ranking of policies", "ranking", groups=64, branches=9, marks=(64,)),
     Measurement("planning", "planning", groups=50, branches=64, marks=(64,)),
 )
+LANGUAGE = (Measurement("asked", "forks", "asked", 32, 6), Measurement("reworded", "forks", "reworded", 32, 6))
 
 
 def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec], advance: Advance) -> dict[str, Any]:

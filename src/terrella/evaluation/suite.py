@@ -27,7 +27,7 @@ from .entrant import Entrant, WorldEntrant, open_entrant
 from .forks import Forks, fork_groups
 from .jobs import Part, fill, portable
 from .kept import FORMAT, Kept
-from .measurements import CORE, FULL, Advance, Measurement, measure_forks, measure_loss, measure_nothing
+from .measurements import CORE, FULL, LANGUAGE, Advance, Measurement, measure_forks, measure_loss, measure_nothing
 from .moments import POLICY, Stage
 from .progress import progress_bar
 from .provenance import commit, hardware
@@ -38,7 +38,12 @@ from .run import LEAD, default_context, measure
 from .source import EnvLike, make_env, used_seeds
 
 Line = Measurement | Question
-SUITES: dict[str, tuple[Line, ...]] = {"core": CORE, "full": (*FULL, *QUESTIONS), "dimensions": QUESTIONS}
+SUITES: dict[str, tuple[Line, ...]] = {
+    "core": CORE,
+    "full": (*FULL, *QUESTIONS),
+    "dimensions": QUESTIONS,
+    "language": LANGUAGE,
+}
 _BLIND = 2  # plans over which an entrant takes the mean that knows all but the actions
 
 
@@ -68,6 +73,8 @@ class Ground:
         """Why the environment does not allow a measurement, or None."""
         if m.what != "drift" and (self.stage.fork is None or not self.stage.fork.exact):
             return "this environment cannot be forked exactly, so its futures cannot be compared."
+        if m.kind in ("asked", "reworded") and self.spec.action.kind != "text":
+            return "actions here are no sentences."
         if m.what == "null" and self.spec.noop is None:
             return "this environment has no action that is known to do nothing."
         return lookup("use", m.what)().missing(m, self) if m.use else None
@@ -130,10 +137,10 @@ def run_suite(
     """Measure a world, other entrants and references, and return a table of each line of a suite, as JSON values.
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
-    `core`, `dimensions`, `full`, or measurements and questions of one's own. dataset: recordings whose seeds are left
-    out. engine: settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is kept.
-    progress: a bar, or who counts. jobs: processes that share the work and the threads; with as many threads each,
-    results are those of one. part: what one of them does, which then writes no page. Others as in `evaluate`.
+    `core`, `dimensions`, `language`, `full`, or measurements and questions of one's own. dataset: recordings whose
+    seeds are left out. engine: settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is
+    kept. progress: a bar, or who counts. jobs: processes that share the work and the threads; with as many threads
+    each, results are those of one. part: what one of them does, which then writes no page. Others as in `evaluate`.
 
     What the environment does not allow, or what does not fit the world, has `missing`, the reason. Raises `ConfigError`
     when nobody takes part, or something cannot be told to several processes; `UnknownName` for a suite there is not,

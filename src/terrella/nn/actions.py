@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from ..actions import width
 from ..spec import ActionSpec
+from .text import Words, WordsConfig
 
 
 class ActionEmbedding(nn.Module):
     """Sum of one embedding for each leaf of the action space: `(..., W)` -> `(..., D)`.
 
-    Choices look up a table; numbers are scaled by their bounds and pass through a small network; text is the mean of
-    embedded bytes and byte pairs, hashed. A row of NaN means "no action" (a first frame) and gives a learned vector.
+    Choices look up a table; numbers are scaled by their bounds and pass through a small network; text has an encoder
+    (`nn/text.py`). A row of NaN means "no action" (a first frame) and gives a learned vector.
     """
 
     def __init__(self, spec: ActionSpec, dim: int):
@@ -43,7 +44,7 @@ def _leaves(spec: ActionSpec, dim: int) -> list[nn.Module]:
     if spec.kind == "box":
         return [_Numbers(spec, dim)]
     if spec.kind == "text":
-        return [_Text(spec.n, dim)]
+        return [TextLeaf(spec, dim)]
     return [leaf for child in spec.children for leaf in _leaves(child, dim)]
 
 
@@ -79,21 +80,29 @@ class _Numbers(nn.Module):
         return self.net(((part - self.centre) / self.scale).to(weight.dtype))  # pyright: ignore
 
 
-class _Text(nn.Module):
-    BUCKETS = 4096
+class TextLeaf(nn.Module):
+    """One text of an action: bytes `(..., W)` -> `(..., D)`, by an encoder that can be exchanged.
 
-    def __init__(self, length: int, dim: int):
+    Clips hold a sentence for many frames, so what is given as clips is encoded once for each distinct sentence; one
+    frame of each session is encoded as it is, in shapes that depend on no text.
+    """
+
+    def __init__(self, spec: ActionSpec, dim: int):
         super().__init__()
-        self.width = length
-        self.table = nn.Embedding(256 + self.BUCKETS, dim)
+        self.width, self.dim = width(spec), dim
+        # Bytes beyond one a character are never used where all characters have one.
+        self.used = spec.n // 4 if spec.charset.isascii() and spec.charset else spec.n
+        self.encoder: nn.Module = Words(WordsConfig(), dim)
 
     def forward(self, part: Tensor) -> Tensor:
-        code = part.long()
-        there = (code >= 0)[..., None]
-        single = self.table(code.clamp(min=0))
-        pairs = (
-            code[..., :-1] * 257 + code[..., 1:] * 31 + torch.arange(code.shape[-1] - 1, device=code.device)
-        ) % self.BUCKETS
-        double = self.table(256 + pairs.clamp(min=0)) * there[..., 1:, :]
-        count = there.sum(-2).clamp(min=1)
-        return ((single * there).sum(-2) + double.sum(-2)) / count
+        """Encode."""
+        rows = part[..., : self.used].reshape(-1, self.used).long()
+        if part.ndim > 2 and not torch.compiler.is_compiling():
+            rows, where = torch.unique(rows, dim=0, return_inverse=True)
+            return self.encoder(rows)[where].unflatten(0, part.shape[:-1])
+        return self.encoder(rows).reshape(*part.shape[:-1], self.dim)
+
+
+def text_leaves(module: nn.Module) -> list[TextLeaf]:
+    """Find where a part reads text, in the order of its modules."""
+    return [leaf for leaf in module.modules() if isinstance(leaf, TextLeaf)]

@@ -1,0 +1,169 @@
+"""What can be said of pucks seen from above: push a disc somewhere, go to one, move, hold still.
+
+The controller steers the velocity of the white disc; to push another it goes behind it first, around it if need be. It
+is no planner: other discs in the way spoil a push, and then `did` does not say that it was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from .grammar import Deed, Verb
+from .pucks import FORCE, SIDE, TICKS, Pucks
+from .sentences import Facts, Speaker, speaker
+
+COLOURS = ("red", "blue", "yellow", "green", "purple", "orange", "cyan")  # of the discs after the white one
+DIRECTIONS = {"up": (0.0, 1.0), "right": (1.0, 0.0), "down": (0.0, -1.0), "left": (-1.0, 0.0)}
+TOUCH = 0.01  # metres between two discs that count as touching
+NEAR = 0.04  # metres left when one has gone to a disc
+PUSHED, MOVED = 0.05, 0.1  # metres a disc was pushed, or the white one moved, at least
+STRAIGHT = 1.5  # how much farther than across
+STILL = 0.05  # metres a second
+GAIN = 0.6  # share of a difference in velocity that a push makes up for in one tick
+
+
+@speaker
+class PucksSpeaker(Speaker):
+    """Deeds of the white disc. Facts: places, velocities and radii of all discs, the white one's first."""
+
+    chunk = 24
+    rest = ("hold still",)
+    verbs = (
+        Verb(
+            "push",
+            (tuple(DIRECTIONS), COLOURS),
+            (
+                "[push|shove|knock|drive] the {1} [disc|puck] {0}",
+                "give the {1} [disc|puck] a [push|shove] {0}",
+            ),
+            objects=2,
+        ),
+        Verb(
+            "go",
+            (COLOURS,),
+            ("[go|move|roll] [to|over to|up to] the {0} [disc|puck]",),
+            objects=1,
+        ),
+        Verb("move", (tuple(DIRECTIONS),), ("[move|go|roll] [|on|farther] {0}", "[move|roll] the white disc {0}")),
+        Verb("hold still", (), ("[hold|stay|keep] [still|where you are|at rest]",)),
+    )
+
+    @classmethod
+    def matches(cls, env: gym.Env) -> bool:
+        """Whether `env` is exactly a `Pucks`, without gravity: seen from the side, pushing is another thing."""
+        return type(env) is Pucks and not env.gravity.any()
+
+    def facts(self) -> Facts:
+        """Return what is measured of every disc."""
+        env = self.env
+        return {"place": env.position.copy(), "velocity": env.velocity.copy(), "radius": env.radius.copy()}
+
+    def feasible(self, steps: int) -> list[Deed]:
+        """Return pushes with room behind and ahead, and where one could go and move."""
+        del steps  # a chunk is long enough to cross the box
+        env, found = self.env, []
+        place, radius = env.position, env.radius
+        for i, colour in enumerate(COLOURS[: len(place) - 1], 1):
+            for direction, way in DIRECTIONS.items():
+                behind, ahead = self._behind(i, direction), place[i] + 3 * PUSHED * np.array(way)
+                room = (np.minimum(behind, SIDE - behind) >= radius[0]).all()
+                if room and (np.minimum(ahead, SIDE - ahead) >= radius[i]).all():
+                    found.append(("push", direction, colour))
+            if _gap(self.facts(), i) > 2 * NEAR:
+                found.append(("go", colour))
+        for direction, way in DIRECTIONS.items():
+            ahead = place[0] + 2 * MOVED * np.array(way)
+            if (np.minimum(ahead, SIDE - ahead) >= radius[0]).all():
+                found.append(("move", direction))
+        return [*found, ("hold still",)]
+
+    def act(self, deed: Deed, begun: Facts, passed: int) -> np.ndarray:
+        """Return the push that brings the white disc nearer to the velocity it should have."""
+        del passed
+        verb, place, radius = deed[0], self.env.position, self.env.radius
+        if verb == "move":
+            gone = float((place[0] - begun["place"][0]) @ np.array(DIRECTIONS[deed[1]]))
+            return self._steer(0.6 * np.array(DIRECTIONS[deed[1]]) * (gone < 2 * MOVED))
+        i = COLOURS.index(deed[-1]) + 1 if verb in ("push", "go") else 0
+        if i == 0 or i >= len(place):  # nothing to do, or no such disc
+            return self.idle()
+        if verb == "go":
+            apart = place[i] - place[0]
+            distance = float(np.hypot(*apart))
+            left = distance - radius[0] - radius[i] - NEAR / 2
+            return self._steer(apart / max(distance, 1e-9) * np.clip(5 * left, -0.3, 1.6))
+        way = np.array(DIRECTIONS[deed[1]])
+        if (place[i] - begun["place"][i]) @ way >= 2 * PUSHED:
+            return self.idle()
+        apart, across = place[0] - place[i], np.array([-way[1], way[0]])
+        along, beside = float(apart @ way), float(apart @ across)
+        if along < 0 and abs(beside) < 0.5 * radius[i]:
+            return self._steer(1.2 * way - 6 * beside * across)
+        goal = self._behind(i, deed[1])
+        if along > -0.5 * radius[i]:  # round it first, on the side where it already is
+            side = across if beside >= 0 else -across
+            past = radius[0] if abs(beside) > radius[i] else 0.0
+            goal = place[i] + side * (radius[0] + radius[i] + NEAR) - past * way
+        return self._steer(_limited(8 * (goal - place[0]), 1.8))
+
+    def idle(self) -> np.ndarray:
+        """Brake."""
+        return self._steer(np.zeros(2))
+
+    def wander(self, rng: Any, previous: Any) -> np.ndarray:
+        """Push somewhere, mostly where one pushed before."""
+        if previous is not None and rng.random() < 0.85:
+            return previous
+        return rng.uniform(-0.6, 0.6, 2).astype(np.float32)
+
+    def did(self, trace: Sequence[Facts], played: Sequence[Any]) -> list[Deed]:
+        """Say what was pushed (touched, made to move that way, and moved), gone to, and how the white disc moved."""
+        del played
+        first, last, found = trace[0], trace[-1], []
+        for i, colour in enumerate(COLOURS[: len(first["place"]) - 1], 1):
+            touched = [t for t, facts in enumerate(trace) if _gap(facts, i) <= TOUCH]
+            if touched:
+                before = trace[max(touched[0] - 1, 0)]
+                after = trace[min(touched[-1] + 1, len(trace) - 1)]
+                direction = _direction(last["place"][i] - before["place"][i], PUSHED)
+                faster = after["velocity"][i] - before["velocity"][i]
+                if direction and faster @ np.array(DIRECTIONS[direction]) > STILL:
+                    found.append(("push", direction, colour))
+            if _gap(last, i) <= NEAR < _gap(first, i):
+                found.append(("go", colour))
+        direction = _direction(last["place"][0] - first["place"][0], MOVED)
+        if direction:
+            found.append(("move", direction))
+        if np.hypot(*last["velocity"][0]) < STILL and np.hypot(*(last["place"][0] - first["place"][0])) < MOVED / 2:
+            found.append(("hold still",))
+        return found
+
+    def _behind(self, i: int, direction: str) -> np.ndarray:
+        """Where the white disc must be to push disc i that way."""
+        reach = self.env.radius[0] + self.env.radius[i] + NEAR / 2
+        return self.env.position[i] - reach * np.array(DIRECTIONS[direction])
+
+    def _steer(self, velocity: np.ndarray) -> np.ndarray:
+        force = self.env.mass[0] * (velocity - self.env.velocity[0]) * TICKS * GAIN
+        return (force / FORCE).clip(-1, 1).astype(np.float32)
+
+
+def _gap(facts: Facts, i: int) -> float:
+    """Metres between the edges of the white disc and disc i."""
+    return float(np.hypot(*(facts["place"][i] - facts["place"][0])) - facts["radius"][0] - facts["radius"][i])
+
+
+def _direction(moved: np.ndarray, least: float) -> str | None:
+    """The direction of a displacement that is long and straight enough to have one."""
+    far, across = np.abs(moved).max(), np.abs(moved).min()
+    if far < least or far < STRAIGHT * across:
+        return None
+    return max(DIRECTIONS, key=lambda name: float(moved @ np.array(DIRECTIONS[name])))
+
+
+def _limited(velocity: np.ndarray, most: float) -> np.ndarray:
+    return velocity * min(1.0, most / max(float(np.hypot(*velocity)), 1e-9))
