@@ -25,9 +25,12 @@ from .recordings import Recordings
 
 @dataclass(frozen=True)
 class InverseConfig(HeadConfig):
-    """See `HeadConfig`; frames: with the later of the two, at least 2."""
+    """See `HeadConfig`; frames: with the later of the two, at least 2. alone: the earlier actions are not read, either,
+    as where they are unknown.
+    """
 
     frames: int = 3
+    alone: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +51,9 @@ class Inverse(Head):
 
     def forward(self, window: Trail) -> Laws:
         """The laws of the last actions of windows `(..., K, N, Z)`, which are not looked at."""
-        hidden = torch.cat([window.rows[..., :-1, :], torch.full_like(window.rows[..., -1:, :], torch.nan)], -2)
-        return self.law.laws(self.net(window.z, hidden))
+        known = 0 if self.config.alone else window.rows.shape[-2] - 1
+        hidden = torch.full_like(window.rows[..., known:, :], torch.nan)
+        return self.law.laws(self.net(window.z, torch.cat([window.rows[..., :known, :], hidden], -2)))
 
     def log_prob(self, window: Trail) -> Tensor:
         """How well the last action of a window fits its frames, `(...)`: the logarithm of its density."""
