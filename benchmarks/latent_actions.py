@@ -189,7 +189,7 @@ class Bench:
         if max(options.best) > 1:
             source = self.data if arm == "all" else self.few
             how: dict[str, Any] = {"budget": options.read, "seed": self.seed, "progress": False, "frames": FRAMES}
-            terrella.heads.fit(engine.world, source, "inverse", **how)
+            terrella.heads.fit(engine.world, source, "inverse", changes=True, **how)
         scores = {}
         for n in options.best:
             dreamer = engine if n == 1 else BestOf(engine, n)
@@ -250,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--read", default="1000steps", help="fitting of inverse dynamics (default 1000steps)")
     made.add_argument("--preset", default="tiny", help="size of each world (default tiny)")
     made.add_argument("--bottleneck", choices=("kl", "fsq"), default="kl", help="of latent actions (default kl)")
-    made.add_argument("--beta", type=float, default=0.01, help="weight of its divergence (default 0.01)")
+    made.add_argument("--beta", type=float, default=0.001, help="weight of its divergence (default 0.001)")
     made.add_argument("--size", type=int, default=4, help="numbers of a latent action (default 4)")
     made.add_argument("--best", type=int, nargs="+", default=[1, 2, 4, 8], help="futures to choose among")
     made.add_argument("--groups", type=int, default=48, help="moments whose futures are compared (default 48)")

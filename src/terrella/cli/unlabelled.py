@@ -42,11 +42,11 @@ def label(
     from ..data import Dataset
     from ..labels import LatentActions, learn_actions, pseudo_label
     from ..labels import label as write
+    from ..labels.learning import require_new
 
     folder, dataset = out or Path("runs") / f"{data.name}-{by}", Dataset(data)
     how = {"budget": budget, "preset": preset, "seed": seed, "device": device}
-    if (folder / "data" / "dataset.json").exists():
-        raise DatasetError(f"{folder / 'data'} is a dataset already; choose another folder with --out, or delete it.")
+    require_new(folder / "data")
     if by == "inverse":
         if labelled is None:
             raise DatasetError("inverse needs recordings whose actions are known; name them with --labelled.")

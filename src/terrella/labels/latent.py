@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..config import from_json, to_json
 from ..errors import ConfigError, WorldError
 from ..files import atomic
-from ..heads.base import HeadConfig, Net
+from ..heads.base import HeadConfig, Net, as_changes, unit_of_change
 from ..nn.codes import bounded, rounded
 from ..spec import ActionSpec, EnvSpec, WorldSpec
 from ..training import TrainingConfig
@@ -54,7 +54,7 @@ class LatentConfig:
 
     size: int = 4
     bottleneck: Literal["kl", "fsq"] = "kl"
-    beta: float = 0.01
+    beta: float = 0.001
     levels: int = 5
     frames: int = 2
     width: int = 128
@@ -85,6 +85,7 @@ class LatentActions(nn.Module):
     """
 
     change: Tensor
+    unit: Tensor
 
     def __init__(self, world: World, config: LatentConfig):
         super().__init__()
@@ -93,6 +94,7 @@ class LatentActions(nn.Module):
         outputs = config.size * (2 if config.bottleneck == "kl" else 1)
         self.encoder = Net(world.tokens, config.action, settings, outputs)
         self.register_buffer("change", torch.ones(()))
+        self.register_buffer("unit", torch.ones(world.tokens.n, world.tokens.channels))
         self.record: dict[str, Any] = {}
 
     @property
@@ -107,7 +109,7 @@ class LatentActions(nn.Module):
         """
         seen = windows(z_BTNZ, self.config.frames)
         unknown = torch.full((*seen.shape[:3], self.config.size), torch.nan, device=z_BTNZ.device)
-        said = self.encoder(seen, unknown).float()
+        said = self.encoder(as_changes(seen, self.unit), unknown).float()
         if self.config.bottleneck == "fsq":
             values = bounded(said, self.config.levels)
             values = values.round() if generator is None else rounded(values)
@@ -122,7 +124,8 @@ class LatentActions(nn.Module):
 
     @torch.no_grad()
     def measure(self, z_FNZ: Tensor, next_FNZ: Tensor) -> None:
-        """Measure how much frames change from one to the next, the unit of prediction errors."""
+        """Measure how much frames change from one to the next: the units of what is read, and of prediction errors."""
+        self.unit.copy_(unit_of_change(z_FNZ, next_FNZ))
         self.change.fill_((next_FNZ.float() - z_FNZ.float()).square().mean().clamp(min=1e-6))
 
     def loss(
@@ -166,8 +169,7 @@ class LatentActions(nn.Module):
                 about = json.loads((opened.metadata() or {})["terrella"])
                 tensors = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118  (not a mapping)
             model = cls(world, from_json(LatentConfig, about["config"]))
-            model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in tensors.items() if "." in k})
-            model.change.copy_(tensors["change"])
+            model.load_state_dict({**tensors, **{f"world.{k}": v for k, v in world.state_dict().items()}})
             model.record = about["record"]
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise WorldError(f"{file} cannot be read: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -141,13 +142,22 @@ def relabelled(
     """Write a dataset again as one of `spec`, with actions that `read` makes of an episode's frames alone.
 
     read: stream -> `(T + 1, ...)` to rows `(T, W)`. kind: what these are, noted in each episode's `info`. Saved
-    simulator states stay behind. Raises `DatasetError` where `out` holds a dataset already.
+    simulator states stay behind. The folder appears whole or not at all. Raises `DatasetError` where `out` is there
+    already.
     """
-    if (Path(out) / "dataset.json").exists():
-        raise DatasetError(f"{out} is a dataset already; choose a new folder, or delete it.")
-    with Dataset.create(out, spec, chunk_frames=dataset.layout.chunk_frames) as writer:
+    require_new(out)
+    partial = Path(out).with_name(Path(out).name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    with Dataset.create(partial, spec, chunk_frames=dataset.layout.chunk_frames) as writer:
         for index in range(len(dataset)):
             episode = dataset.episode(index, states=False)
             about = {**episode.info, "actions": kind}
             writer.add(replace(episode, actions=read(episode.observations), info=about))
+    partial.rename(out)
     return Dataset(out)
+
+
+def require_new(out: str | Path) -> None:
+    """Raise `DatasetError` where a labelled dataset would take the place of something."""
+    if Path(out).exists():
+        raise DatasetError(f"{out} is there already; choose a new folder, or delete it.")

@@ -26,7 +26,7 @@ from ..training.steps import Learner, Steps
 from ..training.tokenizing import fit_tokenizers, shares
 from ..world import World
 from .frames import encoded, windows
-from .learning import relabelled
+from .learning import relabelled, require_new
 
 FRAMES = 2  # that the inverse model reads
 
@@ -50,7 +50,7 @@ def pseudo_label(
     head; by default a new one, whose tokenizers learn from the frames of `dataset`. budget: of these tokenizers and the
     head, as `terrella.train` takes it; few labels are soon learned by heart. settings: of the head (`InverseConfig`).
 
-    Raises `SpecError` for streams that differ, `DatasetError` where `out` is a dataset already, `TrainingError` where
+    Raises `SpecError` for streams that differ, `DatasetError` where `out` is there already, `TrainingError` where
     `labelled` has fewer than two episodes (one is held out), and what `heads.fit` raises.
     """
     if dataset.spec.streams != labelled.spec.streams:
@@ -58,10 +58,11 @@ def pseudo_label(
             f"the labelled recordings have streams {labelled.spec.streams}, these have {dataset.spec.streams}; record "
             "the same environment."
         )
+    require_new(out)
     whole = Budget.parse(budget)
     if world is None:
         world, whole = _seeing(dataset, labelled.spec, whole, preset, seed, device, progress)
-    how = {"frames": FRAMES, **settings, "alone": True}  # nobody knows the actions before, either
+    how = {"frames": FRAMES, "changes": True, **settings, "alone": True}  # nobody knows the actions before, either
     head = heads.fit(world, labelled, "inverse", budget=whole, seed=seed, progress=progress, **how)
     return relabelled(dataset, out, labelled.spec, Reader(world, head), "inverse")
 
