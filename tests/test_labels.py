@@ -51,10 +51,10 @@ def learned(data, steps=110, **settings):
     how = {
         "preset": "debug",
         "device": "cpu",
-        "training": TrainingConfig(batch=64, length=4, lr=6e-3),
+        "training": TrainingConfig(batch=32, length=4, lr=6e-3),
         "progress": False,
     }
-    return labels.learn_actions(data, budget=f"{steps}steps", **{"width": 32, **how, **settings})
+    return labels.learn_actions(data, budget=f"{steps}steps", **{"width": 32, "layers": 1, **how, **settings})
 
 
 @pytest.fixture(scope="module")

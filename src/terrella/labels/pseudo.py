@@ -63,8 +63,8 @@ def pseudo_label(
     if world is None:
         world, whole = _seeing(dataset, labelled.spec, whole, preset, seed, device, progress)
     how = {"frames": FRAMES, "changes": True, **settings, "alone": True}  # nobody knows the actions before, either
-    head = heads.fit(world, labelled, "inverse", budget=whole, seed=seed, progress=progress, **how)
-    return relabelled(dataset, out, labelled.spec, Reader(world, head), "inverse")
+    heads.fit(world, labelled, "inverse", budget=whole, seed=seed, progress=progress, **how)
+    return relabelled(dataset, out, labelled.spec, Reader(world, world.head("inverse")), "inverse")
 
 
 class Reader:
