@@ -29,6 +29,7 @@ stops it by itself), and `--gather` only prints what there is.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -103,7 +104,8 @@ def few(data: Dataset, path: Path, count: int, seed: int) -> Dataset:
     """Pieces of random episodes, until `count` transitions are there to train on; some are held out beside them."""
     if (path / "dataset.json").exists():
         return Dataset(path)
-    rng, left = np.random.default_rng(seed), count
+    rng, left, partial = np.random.default_rng(seed), count, path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
     for index in rng.permutation(len(data)).tolist() * count:
         whole = data.episode(index, states=False)
         steps = min(PIECE, left, len(whole))
@@ -112,13 +114,14 @@ def few(data: Dataset, path: Path, count: int, seed: int) -> Dataset:
         truncated = whole.truncated[cut].copy()
         truncated[-1] |= not whole.terminated[cut][-1]
         seen = {name: frames[at : at + steps + 1] for name, frames in whole.observations.items()}
-        with Dataset.create(path, data.spec) as writer:
+        with Dataset.create(partial, data.spec) as writer:
             writer.add(Episode(seen, whole.actions[cut], whole.rewards[cut], whole.terminated[cut], truncated))
-        found = Dataset(path)
+        found = Dataset(partial)
         left = count - int(found.lengths[found.split("train")].sum())
         if left <= 0 and len(found.split("held_out")):
             break
         left = max(left, 1)
+    partial.rename(path)
     return Dataset(path)
 
 
@@ -143,10 +146,10 @@ class Bench:
             env.close()
         return self._forks
 
-    def train(self, data: Dataset, arm: str) -> World:
+    def train(self, data: Dataset, named: str) -> World:
         """Train a world, or open it where it was trained before."""
         options = self.options
-        path = self.folder / f"world-{arm}-{options.train}-{options.preset}"
+        path = self.folder / f"world-{named}-{options.train}-{options.preset}"
         if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
             return World.load(path)
         how: dict[str, Any] = {"preset": options.preset, "seed": self.seed, "device": options.device}
@@ -157,24 +160,25 @@ class Bench:
         options = self.options
         how: dict[str, Any] = {"preset": options.preset, "seed": self.seed, "device": options.device, "progress": False}
         if arm == "labels":
-            return self.train(self.few, arm), {}
+            return self.train(self.few, f"labels-{options.labels}"), {}
         if arm == "all":
             return self.train(self.data, arm), {}
         if arm == "pseudo":
-            path = self.folder / f"pseudo-{options.labels}-{options.read}"
+            named = f"pseudo-{options.labels}-{options.read}"
+            path = self.folder / named
             data = Dataset(path) if (path / "dataset.json").exists() else None
             data = data or pseudo_label(self.data, self.few, path, budget=options.read, **how)
-            return self.train(data, arm), {"told": told(self.data, data)}
+            return self.train(data, named), {"told": told(self.data, data)}
         settings = {"bottleneck": options.bottleneck, "beta": options.beta, "size": options.size}
-        named = "-".join(str(value) for value in (*settings.values(), options.learn))
-        path = self.folder / f"latent-{named}"
+        named = "-".join(["latent", *map(str, settings.values()), options.learn])
+        path = self.folder / named
         if (path / "actions" / "encoder.safetensors").exists():
             model = LatentActions.load(path / "actions")
         else:
             model = learn_actions(self.data, path / "actions", budget=options.learn, **how, **settings)
         known = (path / "data" / "dataset.json").exists()
         data = Dataset(path / "data") if known else label(self.data, path / "data", model)
-        world = self.train(data, f"latent-{named}")
+        world = self.train(data, named)
         controls = align(model, self.few, split="train")
         every = align(model, self.data, transitions=4096)
         record = {k: v for k, v in model.record.items() if k.startswith("actions_")}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from terrella import Engine, heads, labels
+from terrella.arenas import forkable, make
 from terrella.cli import main
 from terrella.data import Dataset, Episode, import_npz
 from terrella.errors import ActionError, ConfigError, DatasetError, SpecError, WorldError
@@ -364,3 +365,25 @@ def test_the_page_runs(tmp_path, monkeypatch):
     space = {}
     exec(code, space)
     assert space["frame"].observation["vector"].shape[1:] == (4, 3)
+
+
+def test_a_moving_background_is_part_of_a_fork(monkeypatch):
+    pytest.importorskip("procgen")
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    from distractor import MovingBackground
+
+    env = make(lambda: MovingBackground(make("procgen/coinrun", size=0).env))
+    fork = forkable(env)
+    first = env.reset(seed=3)[0]
+    for _ in range(5):
+        env.step(0)
+    state = fork.save()
+    frames = []
+    for _ in range(2):
+        fork.restore(state)
+        frames.append([env.step(a)[0] for a in (7, 7, 1, 4, 4, 4)])
+    assert np.array_equal(*frames)
+    still = make("procgen/coinrun")
+    assert not np.array_equal(first, still.reset(seed=3)[0])
+    changes = np.abs(np.diff(np.float32([frames[0][i] for i in range(6)]), axis=0)).mean((1, 2, 3))
+    assert (changes > 1).all()  # the whole picture moves
