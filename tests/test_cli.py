@@ -9,6 +9,8 @@ from terrella import cli
 
 FLAGS = {
     "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
+    "label": "data by labelled out budget preset size seed device",
+    "align": "world labelled actions out transitions ridge",
     "train": "data out budget preset backbone decoder seed device resume",
     "learn": "world data out steps algorithm max_episode_steps episodes seed device",
     "play": "world host port token steps budget_ms precision truth open_browser",
@@ -39,6 +41,8 @@ def test_every_command_has_help(command, capsys):
         (["record", "CartPol-v1", "--out", "x"], "CartPole"),
         (["record", "no_such_module:Env-v0", "--out", "x"], "no_such_module"),
         (["train", "nowhere"], "nowhere"),
+        (["label", "nowhere"], "nowhere"),
+        (["align", "nowhere", "nowhere", "--actions", "nowhere"], "nowhere"),
         (["play", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate"], "which world"),

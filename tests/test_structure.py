@@ -22,7 +22,7 @@ LAYERS = [
     {"world", "laws"},
     {"citation", "training", "engine", "chunk_laws"},
     {"heads"},
-    {"check", "entry"},
+    {"check", "entry", "labels"},
     {"env", "vector_env"},
     {"planning", "learning", "evaluation", "diagnostics", "serving"},
     {"trials"},

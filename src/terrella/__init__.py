@@ -1,6 +1,6 @@
 """Terrella: learn a world from recordings; step it, play it, serve it, measure it."""
 
-from . import heads, trials
+from . import heads, labels, trials
 from .citation import cite
 from .data import Dataset, record
 from .engine import Engine, State
@@ -25,6 +25,7 @@ __all__ = [
     "cite",
     "evaluate",
     "heads",
+    "labels",
     "plan",
     "record",
     "serve",

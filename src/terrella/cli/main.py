@@ -1,4 +1,4 @@
-"""The command line: `terrella demo | record | train | learn | play | plan | evaluate | info`.
+"""The command line: `terrella demo | record | label | train | align | learn | play | plan | evaluate | info`.
 
 Each command is one call of the library. Mistakes of the user are told in a sentence, without a traceback.
 """
@@ -12,12 +12,15 @@ from .demo import demo
 from .judge import evaluate, info
 from .make import learn, record, train
 from .say import Say, plain
+from .unlabelled import align, label
 from .use import plan, play
 
 COMMANDS = {
     "demo": demo,
     "record": record,
+    "label": label,
     "train": train,
+    "align": align,
     "learn": learn,
     "play": play,
     "plan": plan,

@@ -21,6 +21,8 @@ from ..spec import ActionSpec, EnvSpec, StreamSpec, WorldSpec
 from .dataset import Dataset
 from .episode import Episode
 
+UNKNOWN = ActionSpec("discrete", n=1)  # of recordings whose actions nobody wrote down
+
 
 def import_npz(
     folder: str | Path,
@@ -33,9 +35,10 @@ def import_npz(
     """Convert the `.npz` files of a folder, one an episode, in the order of their names.
 
     Each file has `observations` (uint8 `(T+1, h, w[, C])` images, or float `(T+1, ...)` vectors) or one array for each
-    of several streams, `observations.<name>`; `actions` `(T,)` or `(T, ...)`, as the environment takes them; and, where
-    they are known, `rewards` `(T,)` (else 0), `terminated` and `truncated` (T,) or a single value for the end (else the
-    episode counts as truncated), `seed`. A lone image stream is named "pixels", a lone vector stream "vector".
+    of several streams, `observations.<name>`; and, where they are known, `actions` `(T,)` or `(T, ...)`, as the
+    environment takes them (in no file: a single choice stands for them, see `terrella.labels`), `rewards` `(T,)` (else
+    0), `terminated` and `truncated` (T,) or a single value for the end (else the episode counts as truncated), `seed`.
+    A lone image stream is named "pixels", a lone vector stream "vector".
 
     env: the environment they come from, which then says what streams and actions are. Otherwise the streams are read
     off the first file, and actions are `action`, a space or its description; without it, integers of shape (T,) are
@@ -68,7 +71,8 @@ def read_npz(file: str | Path, spec: WorldSpec) -> Episode:
         if stream.kind == "text":
             frames = np.array([*map(str, frames), None], object)[:-1]
         observations[name] = frames.reshape(len(frames), *stream.shape) if stream.shape else frames
-    native = _get(data, "actions", Path(file))
+    unknown = "actions" not in data and spec.action == UNKNOWN
+    native = np.zeros(len(next(iter(observations.values()))) - 1) if unknown else _get(data, "actions", Path(file))
     rows = [codec.encode(spec.action, a) for a in native]
     steps = len(rows)
     seed = data.get("seed")
@@ -87,10 +91,10 @@ def read_npz(file: str | Path, spec: WorldSpec) -> Episode:
     )
 
 
-def _load(file: Path) -> dict[str, np.ndarray]:
+def _load(file: Path, only: str | None = None) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files if only in (None, key)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{file} cannot be read: {error}. Save plain arrays with numpy.savez.") from error
 
@@ -128,7 +132,10 @@ def _stream(frames: np.ndarray) -> StreamSpec:
 
 
 def _guess_actions(files: list[Path]) -> ActionSpec:
-    arrays = [_get(_load(file), "actions", file) for file in files]
+    found = [_load(file, "actions") for file in files]
+    if not any(found):
+        return UNKNOWN
+    arrays = [data["actions"] if data else _get(_load(file), "actions", file) for data, file in zip(found, files)]
     if all(a.ndim == 1 and a.dtype.kind in "iu" for a in arrays):
         low, high = min(int(a.min()) for a in arrays if a.size), max(int(a.max()) for a in arrays if a.size)
         return ActionSpec("discrete", n=high - min(low, 0) + 1, start=min(low, 0))

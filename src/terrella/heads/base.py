@@ -72,6 +72,21 @@ class Net(nn.Module):
         return self.leave(x)
 
 
+def unit_of_change(z_FNZ: Tensor, next_FNZ: Tensor) -> Tensor:
+    """How far each number of a latent moves from a frame to the next, `(N, Z)`: root mean squares, none near zero."""
+    unit = (next_FNZ.float() - z_FNZ.float()).square().mean(0).sqrt()
+    return unit.clamp(min=max(1e-6, 0.01 * float(unit.max())))  # what never moves has but rounding errors to show
+
+
+def as_changes(z_KNZ: Tensor, unit_NZ: Tensor) -> Tensor:
+    """Windows `(..., K, N, Z)` with each frame but the first as its change since the one before, in units of that.
+
+    What an action does in one step is small beside what frames differ by, and hard to find in them with few labels.
+    """
+    change = (z_KNZ[..., 1:, :, :] - z_KNZ[..., :-1, :, :]) / unit_NZ
+    return torch.cat([z_KNZ[..., :1, :, :], change], -3)
+
+
 class Head(nn.Module, ABC):
     """A network on a world's latents, fitted by `terrella.heads.fit` and kept in `World.heads`.
 

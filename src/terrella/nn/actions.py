@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..actions import width
+from ..actions import describe, width
+from ..errors import ActionError
 from ..spec import ActionSpec
 from .text import Words, WordsConfig
 
@@ -19,6 +20,7 @@ class ActionEmbedding(nn.Module):
 
     def __init__(self, spec: ActionSpec, dim: int):
         super().__init__()
+        self.spec = spec
         self.leaves = nn.ModuleList(_leaves(spec, dim))
         self.splits = [leaf.width for leaf in self.leaves]
         self.none = nn.Parameter(torch.randn(dim) * 0.02)
@@ -32,6 +34,22 @@ class ActionEmbedding(nn.Module):
         for leaf, part in zip(self.leaves, rows.split(self.splits, -1)):
             total = total + leaf(part)
         return torch.where(absent, self.none, total)
+
+    @torch.no_grad()
+    def follow(self, other: ActionEmbedding, weight_ZF: Tensor, bias_Z: Tensor) -> None:
+        """Become the embedding that `other`, of a `Box` of Z numbers, has of `weight x + bias`, exactly.
+
+        x: the number of each choice (of a `Discrete` space) as a one-hot vector, or the numbers of a `Box`; F of them.
+        Raises `ActionError` for other spaces, whose embeddings cannot hold that.
+        """
+        own, theirs = self.leaves[0], other.leaves[0]
+        if self.spec.kind not in ("discrete", "box") or not isinstance(theirs, _Numbers):
+            raise ActionError(
+                f"actions are {describe(self.spec)}, to be turned into {describe(other.spec)}; expected Discrete or "
+                "Box, to be turned into a Box."
+            )
+        self.none.copy_(other.none)
+        own.follow(theirs, weight_ZF.to(other.none), bias_Z.to(other.none))  # pyright: ignore[reportCallIssue]
 
 
 def _leaves(spec: ActionSpec, dim: int) -> list[nn.Module]:
@@ -62,6 +80,10 @@ class _Choices(nn.Module):
         choice = (part.long() - self.start).clamp(min=0).minimum(self.last)  # pyright: ignore
         return self.table(choice + self.first).sum(-2)  # pyright: ignore
 
+    def follow(self, numbers: _Numbers, weight_ZF: Tensor, bias_Z: Tensor) -> None:
+        """See `ActionEmbedding.follow`."""
+        self.table.weight.copy_(numbers((weight_ZF + bias_Z[:, None]).T))
+
 
 class _Numbers(nn.Module):
     def __init__(self, spec: ActionSpec, dim: int):
@@ -78,6 +100,13 @@ class _Numbers(nn.Module):
     def forward(self, part: Tensor) -> Tensor:
         weight = self.net[0].weight
         return self.net(((part - self.centre) / self.scale).to(weight.dtype))  # pyright: ignore
+
+    def follow(self, numbers: _Numbers, weight_ZF: Tensor, bias_Z: Tensor) -> None:
+        """See `ActionEmbedding.follow`: two linear maps in a row are one."""
+        turned = numbers.net[0].weight / numbers.scale  # pyright: ignore
+        self.net.load_state_dict({**numbers.net.state_dict(), "0.weight": turned @ weight_ZF * self.scale})  # pyright: ignore
+        bias = weight_ZF @ self.centre + bias_Z - numbers.centre  # pyright: ignore
+        self.net[0].bias.add_(turned @ bias)  # pyright: ignore
 
 
 class TextLeaf(nn.Module):

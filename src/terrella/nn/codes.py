@@ -35,3 +35,16 @@ def by_digit(z_NZ: Tensor, levels: int) -> Tensor:
 def from_code(z_NZ: Tensor, levels: int) -> Tensor:
     """Read the values off codes, or off any latents the nearest ones: `(..., N, Z)` -> int64 `(..., N, G)`."""
     return by_digit(z_NZ, levels).argmax(-1)
+
+
+def bounded(x: Tensor, levels: int) -> Tensor:
+    """Bound numbers to [0, levels - 1], evenly about zero for odd and even numbers of levels alike.
+
+    Ref: Mentzer et al., arXiv 2309.15505, section 3. Differs: values are counted from zero, without an offset.
+    """
+    return (levels - 1) * (x.tanh() + 1) / 2
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Round numbers, with the gradient of leaving them as they are (straight through)."""
+    return x + (x.round() - x).detach()

@@ -3,6 +3,7 @@
 from .base import Plan, Planner, SamplingPlanner, Settings, Trace, make_planner
 from .beam import Beam
 from .best_first import BestFirst
+from .best_of import BestOf
 from .catalogue import TASKS, find_task, task_in
 from .cem import CEM, ICEM
 from .gradient import Gradient
@@ -31,6 +32,7 @@ __all__ = [
     "TASKS",
     "Beam",
     "BestFirst",
+    "BestOf",
     "Blind",
     "Constraint",
     "Controller",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..nn.codes import from_code, to_code
+from ..nn.codes import bounded, from_code, rounded, to_code
 from ..nn.latents import TokenSpec
 from ..registry import register
 from ..spec import StreamSpec
@@ -66,7 +66,7 @@ class FSQ(Tokenizer):
 
     def encode_raw(self, obs: Tensor) -> Tensor:
         """Encode uint8 images `(..., h, w, C)` to codes, exactly."""
-        x = self._bounded(self.networks.encode_raw(obs))
+        x = bounded(self.networks.encode_raw(obs), self.config.levels)
         return to_code(x.round().long(), self.config.levels, x.dtype)
 
     def decode_raw(self, z: Tensor) -> Tensor:
@@ -77,14 +77,9 @@ class FSQ(Tokenizer):
     def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error and a little absolute error, in units of the spread, through the rounded values."""
         del generator
-        x = self._bounded(self.networks.encode_raw(obs).float())
-        x = x + (x.round() - x).detach()
+        x = rounded(bounded(self.networks.encode_raw(obs).float(), self.config.levels))
         error = (self._show(x).float() - obs.float() / 255) / self.networks.spread
         return error.square().mean() + 0.05 * error.abs().mean()
-
-    def _bounded(self, x: Tensor) -> Tensor:
-        """Bound numbers to [0, levels - 1]."""
-        return (self.config.levels - 1) * (x.tanh() + 1) / 2
 
     def _show(self, values: Tensor) -> Tensor:
         return self.networks.decode_raw(values * (2 / (self.config.levels - 1)) - 1)

@@ -19,16 +19,16 @@ from ..data import Dataset
 from ..data.episode import Clips
 from ..errors import ConfigError, DatasetError, TrainingError
 from ..nn.spectral import SpectralBound
-from ..tokenizers import Tokenizer
 from ..world import World, WorldConfig
 from .budget import Budget
 from .error_buffer import ErrorBuffer
 from .journal import Journal
-from .material import LatentClips, encode_episodes, frame_pool
+from .material import LatentClips, encode_episodes
 from .objective import clip_loss
 from .optim import Optimizer
 from .presets import TrainingConfig, pick, training_config, world_config
 from .steps import Learner, Steps
+from .tokenizing import fit_tokenizers, shares
 
 HELD_OUT_CLIPS = 32
 
@@ -90,7 +90,7 @@ def train(
             run.train_tokenizers(data)
             run.train_backbone(data)
     world.record = {**about, "torch": torch.__version__, **run.steps.record}
-    world.starts = _openings(data, recipe.seen) if recipe.blind else _starts(data)
+    world.starts = _openings(data, recipe.seen) if recipe.blind else recorded_starts(data)
     world.eval().requires_grad_(False)
     if out:
         world.save(out)
@@ -107,7 +107,7 @@ def _require_unfinished(out: Path) -> None:
         )
 
 
-def _starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
+def recorded_starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
     """Take a few beginnings from held-out episodes, so that the world can be entered without its environment."""
     rng = np.random.default_rng(0)
     split = "held_out" if any(len(data.episode(int(i))) >= frames for i in data.split("held_out")) else "train"
@@ -171,13 +171,7 @@ class _Run:
     ):
         _require_frames(world, config)
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
-        learning = [t for t in world.tokenizers.values() if isinstance(t, Tokenizer) and t.trains]
-        # Vectors need no more than a moment: their linear path is exact from the start.
-        images = any(t.stream.kind == "image" for t in learning)
-        share = 0.0 if not learning else config.tokenizer_share if images else config.tokenizer_share / 5
-        self.budgets = {"tokenizer": budget.share(share), "dynamics": budget.share(1 - share)}
-        if not learning:
-            self.budgets["tokenizer"] = Budget(steps=0)
+        self.budgets = dict(zip(("tokenizer", "dynamics"), shares(world, config, budget)))
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None
         self.bound = _bound(world, config.spectral)
         self.steps = Steps(
@@ -208,30 +202,7 @@ class _Run:
         steps = self.steps
         if steps.phase != "tokenizer":
             return
-        pool = frame_pool(data, self.world, self.seed)
-        test = frame_pool(data, self.world, self.seed, "held_out", 256)
-        frames = len(next(iter(pool.values())))
-        tokenizers = {s: self.world.tokenizer(s) for s in self.world.spec.modelled}
-        for stream, tokenizer in tokenizers.items():
-            tokenizer.prepare(pool[stream].to(self.device))
-
-        def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
-            source = test if held_out else pool
-            count = len(next(iter(test.values()))) if held_out else frames
-            pick = (
-                torch.arange(count)
-                if held_out
-                else torch.randint(frames, (self.config.tokenizer_batch,), generator=steps.order)
-            )
-            total = torch.zeros((), device=self.device)
-            for stream, tokenizer in tokenizers.items():
-                total = total + tokenizer.loss(source[stream][pick].to(self.device), steps.generator)
-            return total, {}
-
-        steps.run(self.budgets["tokenizer"], loss)
-        with torch.inference_mode():
-            for stream, tokenizer in tokenizers.items():
-                tokenizer.normalise(pool[stream][:2048].to(self.device))
+        fit_tokenizers(self.world, data, steps, self.budgets["tokenizer"], self.config, self.seed)
         rewards = np.concatenate([data.episode(int(i)).rewards for i in data.split("train")[:200]])
         self.world.reward_shift.fill_(float(rewards.mean()))
         self.world.reward_scale.fill_(max(float(rewards.std()), 1e-3))

@@ -1,0 +1,62 @@
+"""The first phase of a training run: tokenizers on single frames, and how much of a budget that takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..data.index import Split
+from ..tokenizers import Tokenizer
+from ..world import World
+from .budget import Budget
+from .material import frame_pool
+from .presets import TrainingConfig
+from .steps import Steps
+
+
+def shares(world: World, config: TrainingConfig, budget: Budget) -> tuple[Budget, Budget]:
+    """Divide a budget between tokenizers and what comes after them."""
+    learning = [t for t in world.tokenizers.values() if isinstance(t, Tokenizer) and t.trains]
+    # Vectors need no more than a moment: their linear path is exact from the start.
+    images = any(t.stream.kind == "image" for t in learning)
+    share = 0.0 if not learning else config.tokenizer_share if images else config.tokenizer_share / 5
+    return budget.share(share) if learning else Budget(steps=0), budget.share(1 - share)
+
+
+def fit_tokenizers(
+    world: World,
+    data: Dataset,
+    steps: Steps,
+    budget: Budget,
+    config: TrainingConfig,
+    seed: int,
+    splits: tuple[Split, Split] = ("train", "held_out"),
+) -> None:
+    """Fit the tokenizers of a world on single frames in the current phase, then measure the scale of their latents.
+
+    splits: where frames come from that are trained on, and that the held-out loss is of. Raises `TrainingError` where
+    there are none.
+    """
+    pool = frame_pool(data, world, seed, splits[0])
+    test = frame_pool(data, world, seed, splits[1], 256)
+    frames = len(next(iter(pool.values())))
+    tokenizers = {s: world.tokenizer(s) for s in world.spec.modelled}
+    for stream, tokenizer in tokenizers.items():
+        tokenizer.prepare(pool[stream].to(steps.device))
+
+    def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        source = test if held_out else pool
+        count = len(next(iter(test.values()))) if held_out else frames
+        pick = (
+            torch.arange(count) if held_out else torch.randint(frames, (config.tokenizer_batch,), generator=steps.order)
+        )
+        total = torch.zeros((), device=steps.device)
+        for stream, tokenizer in tokenizers.items():
+            total = total + tokenizer.loss(source[stream][pick].to(steps.device), steps.generator)
+        return total, {}
+
+    steps.run(budget, loss)
+    with torch.inference_mode():
+        for stream, tokenizer in tokenizers.items():
+            tokenizer.normalise(pool[stream][:2048].to(steps.device))
