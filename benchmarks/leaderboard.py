@@ -4,9 +4,9 @@
 
 Rows have `world, entrant, kind, measurement, stream, horizon, n` (moments with a choice), `left` (branches), `chance`,
 and `row, column, assign`, plain and as kappa, each with its 95 % interval, `margin` and `response`. `nothing` has the
-motion while nothing is done, `drift` the errors, `uses` shares of planning and rankings of policies. Results are kept
-in `--out`, so a run goes on where it was stopped; `--gather` measures nothing that is not there. Worlds and entrants of
-one's own: `--worlds`, `--entrant`.
+motion while nothing is done, `drift` the errors, `subjects` what has a class of its own: shares of planning, rankings
+of policies, situations. Results are kept in `--out`, so a run goes on where it was stopped; `--gather` measures nothing
+that is not there. Worlds and entrants of one's own: `--worlds`, `--entrant`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from terrella.world import World
 def gathered(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Flat rows of one result of `run_suite`."""
     kinds = {entrant["name"]: entrant["kind"] for entrant in result["entrants"]}
-    found: dict[str, list[dict[str, Any]]] = {"rows": [], "nothing": [], "drift": [], "uses": []}
+    found: dict[str, list[dict[str, Any]]] = {"rows": [], "nothing": [], "drift": [], "subjects": []}
     for name, measured in result["measurements"].items():
         what = measured["measurement"]["what"]
         for who, row in measured["entrants"].items():
@@ -36,8 +36,8 @@ def gathered(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             if "error" in row:
                 found["rows"].append({**case, "error": row["error"]})
                 continue
-            if what in names("use"):
-                found["uses"].append({**case, **row})
+            if what in names("subject"):
+                found["subjects"].append({**case, **row})
                 continue
             for stream, table in row["streams"].items():
                 if what == "null":
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--gather", action="store_true", help="measure nothing, print what there is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    whole: dict[str, list[dict[str, Any]]] = {"rows": [], "nothing": [], "drift": [], "uses": []}
+    whole: dict[str, list[dict[str, Any]]] = {"rows": [], "nothing": [], "drift": [], "subjects": []}
     measured = []
     for path in options.worlds:
         out = options.out / options.suite / Path(path).name

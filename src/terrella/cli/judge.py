@@ -110,9 +110,9 @@ def _suite(
         if "missing" in found:
             Say.print(f"[bold yellow]![/] {plain(title)}: {plain(found['missing'])}")
         rows = {who: row for who, row in found["entrants"].items() if "error" not in row}
-        if (what := found["measurement"]["what"]) in names("use"):
+        if (what := found["measurement"]["what"]) in names("subject"):
             for who, row in rows.items():
-                Say.print(f"{plain(title)}: {plain(who)}: {plain(lookup('use', what)().line(row))}")
+                Say.print(f"{plain(title)}: {plain(who)}: {plain(lookup('subject', what)().line(row))}")
             continue
         tables = [(who, row["streams"]) for who, row in rows.items()]
         tables = [(who, next(iter(streams.values()))) for who, streams in tables]

@@ -5,8 +5,9 @@
     null    how much moves while nothing is done, beside the truth
     drift   error by horizon beside copy-last, floor and ceiling, as `evaluate` has it
 
-And what a world is good for (`terrella.evaluation.use`), where planning takes part:
+And subjects with a class of their own (`terrella.evaluation.subject`):
 
+    unseen, chance, change, chaos    situations that only some environments have (`situations`)
     planning    what plans made in it earn in the true environment
     ranking     whether it ranks policies as the true environment does
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Measurement:
     """
 
     name: str
-    what: Literal["forks", "loss", "null", "drift", "planning", "ranking"]
+    what: str
     kind: Kind = "plans"
     groups: int = 16
     branches: int = 4
@@ -63,9 +64,9 @@ class Measurement:
         return self.what in ("forks", "null")
 
     @property
-    def use(self) -> bool:
-        """Whether it is a `Use`, known by the name `what`."""
-        return self.what in ("planning", "ranking")
+    def apart(self) -> bool:
+        """Whether it is a `Subject`, known by the name `what`."""
+        return self.what not in ("forks", "loss", "null", "drift")
 
     @property
     def frames(self) -> int:
@@ -82,6 +83,10 @@ CORE = (
     Measurement("loss", "loss"),
     Measurement("nothing done", "null"),
     Measurement("drift", "drift", marks=(1, 2, 4, 8, 16, 32, 64)),
+    Measurement("out of sight", "unseen", groups=24, marks=(20,)),
+    Measurement("by chance", "chance", groups=6, marks=(8,)),
+    Measurement("a new rule", "change", groups=8, marks=(16,)),
+    Measurement("chaos", "chaos", groups=16, marks=(400,)),
     Measurement("ranking of policies", "ranking", groups=12, branches=9, marks=(64,)),
     Measurement("planning", "planning", groups=8, branches=12, marks=(64,)),
 )
@@ -92,6 +97,10 @@ FULL = (
     Measurement("loss", "loss", "plans", 64, 8, draws=4),
     Measurement("nothing done", "null", "plans", 64, 8),
     Measurement("drift", "drift", groups=64, marks=(1, 2, 4, 8, 16, 32, 64, 128, 256)),
+    Measurement("out of sight", "unseen", groups=128, marks=(20,)),
+    Measurement("by chance", "chance", groups=32, marks=(16,)),
+    Measurement("a new rule", "change", groups=32, marks=(32,)),
+    Measurement("chaos", "chaos", groups=64, marks=(2000,)),
     Measurement("ranking of policies", "ranking", groups=64, branches=9, marks=(64,)),
     Measurement("planning", "planning", groups=50, branches=64, marks=(64,)),
 )

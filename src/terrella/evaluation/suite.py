@@ -77,7 +77,7 @@ class Ground:
             return "actions here are no sentences."
         if m.what == "null" and self.spec.noop is None:
             return "this environment has no action that is known to do nothing."
-        return lookup("use", m.what)().missing(m, self) if m.use else None
+        return lookup("subject", m.what)().missing(m, self) if m.apart else None
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returns, made when first asked for under this key, for all entrants."""
@@ -257,8 +257,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure one entrant, or where there is none the reference of that name."""
     streams = ground.spec.modelled
-    if m.use and entrant is not None:
-        return lookup("use", m.what)().measure(m, entrant, ground, advance)
+    if m.apart and entrant is not None:
+        return lookup("subject", m.what)().measure(m, entrant, ground, advance)
     if m.what == "drift" and entrant is not None:
         how: dict[str, Any] = {"context": ground.context, "lead": ground.lead, "policy": ground.policy, "long": 0}
         how |= {"seed": ground.seed, "speed": False, "progress": False, "horizons": m.marks, "episodes": m.groups}

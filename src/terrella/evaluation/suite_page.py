@@ -63,15 +63,15 @@ def render(result: dict[str, Any]) -> str:
     body.append(next_world(result["measurements"]))
     for name, found in result["measurements"].items():
         what = found["measurement"]["what"]
-        use = None if what in _NOTES else lookup("use", what)()
-        body.append(f'<h2>{escape(name)}</h2><p class="note">{escape(use.note if use else _NOTES[what])}</p>')
+        subject = None if what in _NOTES else lookup("subject", what)()
+        body.append(f'<h2>{escape(name)}</h2><p class="note">{escape(subject.note if subject else _NOTES[what])}</p>')
         if "missing" in found:
             body.append(f"<p>Not measured: {escape(found['missing'])}</p>")
             continue
         known = {who: rows for who, rows in found["entrants"].items() if "error" not in rows}
         body += [f"<p>{escape(w)}: {escape(r['error'])}</p>" for w, r in found["entrants"].items() if "error" in r]
         if known:
-            body.append((use.page if use else {"null": _nothing, "drift": _drift}.get(what, _forks))(known))
+            body.append((subject.page if subject else {"null": _nothing, "drift": _drift}.get(what, _forks))(known))
     body += dimension_tables(result["dimensions"])
     provenance = {key: result[key] for key in ("suite", "commit", "hardware", "settings", "entrants")}
     body.append(f"<h2>Where this was measured</h2><pre>{escape(json.dumps(provenance, indent=1))}</pre>")

@@ -27,8 +27,8 @@ from ..evaluation.entrant import Entrant
 from ..evaluation.measurements import Measurement
 from ..evaluation.report import html_table
 from ..evaluation.stats import bootstrap, number
+from ..evaluation.subject import Subject
 from ..evaluation.suite import Ground
-from ..evaluation.use import Use
 from ..planning.catalogue import task_in
 from ..planning.tasks import Task
 from ..planning.trial import Blind, Start, attempt, begin, play
@@ -49,8 +49,8 @@ class _Course:
     rows: dict[str, dict[str, Any]]
 
 
-@register("use", "planning")
-class PlanningShare(Use):
+@register("subject", "planning")
+class PlanningShare(Subject):
     """Measurement: `groups` episodes, `branches` futures that a plan may imagine."""
 
     note = (

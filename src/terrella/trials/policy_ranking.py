@@ -28,8 +28,8 @@ from ..evaluation.measurements import SESSIONS, Measurement
 from ..evaluation.moments import Stage
 from ..evaluation.report import html_table
 from ..evaluation.stats import number
+from ..evaluation.subject import Subject
 from ..evaluation.suite import Ground
-from ..evaluation.use import Use
 from ..planning.catalogue import task_in
 from ..planning.objective import Future, Objective
 from ..planning.tasks import Moment, Task
@@ -81,8 +81,8 @@ class _Contest:
     again: np.ndarray
 
 
-@register("use", "ranking")
-class PolicyRanking(Use):
+@register("subject", "ranking")
+class PolicyRanking(Subject):
     """Measurement: `groups` starts, `branches` policies from copying to random, besides two that do not look."""
 
     note = (

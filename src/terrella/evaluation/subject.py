@@ -1,7 +1,8 @@
-"""What a world is good for: measurements of a suite that need more than evaluation knows, such as a planner.
+"""A subject that a suite asks about by name: measured by a class of its own, which the suite does not know.
 
-The suite asks them by name (`Measurement.what`) and does not know who they are: they stand further on, where planning
-and evaluation may meet (`terrella.trials`), and make themselves known with `@register("use", name)`.
+Subjects make themselves known with `@register("subject", name)`, `name` being `Measurement.what`: situations that only
+some environments have (`terrella.evaluation.situations`), and of what use a world is, which needs a planner and so
+stands further on, where planning and evaluation may meet (`terrella.trials`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from .suite import Ground
 
 
-class Use(ABC):
-    """One use. A final class has no settings; what it makes for all entrants alike it leaves in the ground.
+class Subject(ABC):
+    """One subject. A final class has no settings; what it makes for all entrants alike it leaves in the ground.
 
-    name: of the use. note: what is measured, for the reader of a page.
+    name: of the subject. note: what is measured, for the reader of a page.
     """
 
     name: ClassVar[str]
