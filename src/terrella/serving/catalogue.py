@@ -17,6 +17,8 @@ from ..engine import Engine
 from ..errors import ServingError, did_you_mean
 from ..spec import WorldSpec
 from ..world import GALLERY, World
+from .curve import BatchCurve
+from .slots import Slots
 from .truth import Truth
 
 CARD_LENGTH = 20_000  # characters shown
@@ -25,12 +27,13 @@ CONTEXT = 4  # transitions before the first frame, for a world without recorded 
 
 @dataclass
 class Served:
-    """A loaded world and its engine. settings: of the engine, by name."""
+    """A loaded world and its engine. settings: of the engine, by name. curves: what batches cost, by steps."""
 
     name: str
     world: World
     card: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    curves: dict[int | None, BatchCurve] = field(default_factory=dict)
 
     @property
     def spec(self) -> WorldSpec:
@@ -46,6 +49,15 @@ class Served:
     def engine(self) -> Engine:
         """What runs all of its sessions."""
         return Engine(self.world, **self.settings)
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Where the states of its sessions lie."""
+        return Slots(self.engine)
+
+    def curve(self, steps: int | None) -> BatchCurve:
+        """What batches of frames of so many denoising steps cost (None: of the engine's choice)."""
+        return self.curves.setdefault(steps, BatchCurve())
 
     @cached_property
     def map(self) -> dict[str, Any] | None:

@@ -21,35 +21,17 @@ from typing import Any, NoReturn
 
 from ..config import from_json, to_json
 from ..errors import ConfigError, ServingError
+from .limits import Limits
 
 PROTOCOL = 1
 MAGIC = b"WMF1"
 HEADER = struct.Struct("<4sBBHIIIIHHI")
 RAW, JPEG, VECTOR = 0, 1, 5  # 2, 3 and 4 are kept for WebP and H.264
 LATE, REPLAYED, TRUE = 1, 2, 4
+DEFAULT = Limits()
 PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 
 POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client and the whole server may use. Bytes, seconds, or counts."""
-
-    message_bytes: int = 4096
-    messages_per_second: int = 240
-    hello_seconds: float = 5.0
-    idle_seconds: float = 1800.0
-    panes: int = 8
-    clients: int = 16
-    sessions: int = 32
-    window: int = 2
-    outbox: int = 512
-    text: int = 500
-    steps_at_once: int = 16
-    max_fps: float = 60.0
-    keyframe_every: int = 8
-    keyframe_bytes: int = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -246,7 +228,7 @@ class Header:
         return self.flags >> 8
 
 
-def parse(text: str, limits: Limits = Limits()) -> Message:
+def parse(text: str, limits: Limits = DEFAULT) -> Message:
     """Read one message of a client; raises `ServingError` for anything but a well-formed one.
 
     Fields are checked by name, type and range; unknown ones are refused. Whether a session or a world of that name
@@ -314,7 +296,11 @@ class TrueTick:
 
 @dataclass(frozen=True)
 class Tick:
-    """Closes a frame whose parts came just before. `end` is the predicted chance that the episode ends here."""
+    """Closes a frame whose parts came just before. `end` is the predicted chance that the episode ends here.
+
+    `late_ms` after its time the frame was there, `late` if that is more than a frame; `together` sessions were stepped
+    as one batch, of the `running` ones on this server.
+    """
 
     session: int
     epoch: int
@@ -328,6 +314,9 @@ class Tick:
     replayed: bool
     late: bool
     step_ms: float
+    late_ms: float = 0.0
+    together: int = 1
+    running: int = 0
     truth: TrueTick | None = None
 
 

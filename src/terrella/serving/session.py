@@ -1,8 +1,9 @@
 """One person's line through a world, in the world's own time: advance, rewind, fork, begin again.
 
 A session remembers its past as keyframes (copies of its state, every few frames) and the actions in between. Rewinding
-takes the keyframe before the wanted frame and gives the logged actions again; noise is keyed by (seed, frame) and
-sessions are stepped alone, one row at a time, so the frame that comes back is the frame that was seen, bit for bit.
+takes the keyframe before the wanted frame and gives the logged actions again. Noise is keyed by (seed, frame), so the
+frame that comes back is the frame that was seen: bit for bit where sessions are stepped alone or by an exact engine,
+within rounding where they share batches.
 
 States are copied with `select` and not forked: a fork shares its past in pieces, whose number would grow with every
 keyframe, and attention over other pieces rounds otherwise.
@@ -13,15 +14,16 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine import State
+from ..engine import Frame, State
 from ..errors import ConfigError, ServingError
 from .catalogue import Served
-from .protocol import Limits
+from .limits import Limits
+from .slots import Slot
 from .truth import Mark, TrueFrame, Truth
 
 log = logging.getLogger("terrella.serving")
@@ -77,6 +79,7 @@ class Session:
         self.notice = ""
         self.sound = True
         self._limits = limits
+        self._slot = Slot()
         self.begin(seed)
 
     def begin(self, seed: int) -> Shot:
@@ -101,11 +104,7 @@ class Session:
 
     def advance(self, row: np.ndarray) -> Shot:
         """Give one flat action row and return the next shot."""
-        shot = self._step(row, self.steps)
-        self._log.append((row, self._taken))  # what a budget has chosen, too: a rewind gives the same frames
-        if shot.frame % self._limits.keyframe_every == 0:
-            self._remember()
-        return shot
+        return advance_together([self], [row])[0]
 
     def rewind(self, frame: int) -> Shot:
         """Return to `frame` exactly and forget what came after it."""
@@ -116,22 +115,28 @@ class Session:
         key = self._keyframes[-1]
         replay = self._log[key.frame - self.oldest : frame - self.oldest]
         del self._log[frame - self.oldest :]
-        self._state, self.shot = key.state.select([0]), key.shot
+        self._hold(key.state.select([0]))
+        self.shot = key.shot
         if self.truth is not None:
             mark = key.truth
             if mark is None or not self._attempt_truth("go back", lambda t: t.back(mark)):
                 self.truth = None
         for row, steps in replay:
-            self._step(row, steps)
+            brought = self.served.slots.step([self._slot], np.asarray(row, np.float32)[None], steps)
+            self._absorb(brought, row, steps)
         self.sound = True
         return self.shot
+
+    def recover(self) -> Shot:
+        """Return to the present frame after a step of several sessions failed because of another one."""
+        return self.rewind(self.shot.frame)
 
     def fork(self, frame: int | None = None) -> Session:
         """Return another session with this one's past, at `frame` or at the present; this one is left as it is."""
         self._in_reach(self.shot.frame if frame is None else frame)
         child = copy.copy(self)
         child._log, child._keyframes = list(self._log), deque(self._keyframes)
-        child._state = self._state.select([0])
+        child._slot = self.served.slots.put(self.served.slots.read(self._slot))
         child.truth = None
         try:
             child.truth = self.truth.fork(self.truth.mark()) if self.truth is not None else None
@@ -149,7 +154,9 @@ class Session:
 
     def memory(self) -> np.ndarray | None:
         """Draw what the world remembers at the present frame, uint8 `(h, w, 1)`; None where memory is no map."""
-        maps = self.served.engine.picture(self._state)
+        if self.served.map is None:
+            return None
+        maps = self.served.engine.picture(self.served.slots.look(self._slot))
         return None if maps is None else maps[0, :, :, None]
 
     @property
@@ -158,14 +165,15 @@ class Session:
         return self._keyframes[0].frame
 
     def close(self) -> None:
-        """Free the true environment; the state goes with the session."""
+        """Free the state and the true environment."""
+        self.served.slots.free(self._slot)
         if self.truth is not None:
             self.truth.close()
             self.truth = None
 
     def _start(self, frame: int, observations: dict[str, np.ndarray], rows: np.ndarray) -> Shot:
         self.sound = False
-        self._state = self.served.engine.start(observations, rows if rows.shape[1] else None, seeds=[self.seed])
+        self._hold(self.served.engine.start(observations, rows if rows.shape[1] else None, seeds=[self.seed]))
         seen = {name: observations[name][0, -1] for name in self.served.spec.modelled}
         score = self.shot.score if frame else 0.0
         self.shot = Shot(frame, seen, score=score, truth=self.truth.frame if self.truth else None)
@@ -173,12 +181,17 @@ class Session:
         self.sound = True
         return self.shot
 
-    def _step(self, row: np.ndarray, steps: int | None) -> Shot:
-        self.sound = False
-        self._state, frame = self.served.engine.step(self._state, np.asarray(row, np.float32)[None], steps=steps)
-        self._taken = int(frame.info["steps"][0]) if "steps" in frame.info else steps
-        seen = {name: np.asarray(frame.observation[name][0]) for name in self.served.spec.modelled}
-        reward, end = float(frame.reward[0]), float(frame.terminated[0])
+    def _hold(self, state: State) -> None:
+        """Go on from this state."""
+        self.served.slots.free(self._slot)
+        self._slot = self.served.slots.put(state)
+
+    def _absorb(self, frame: Frame, row: np.ndarray, steps: int | None) -> Shot:
+        """Take this session's share of what a step brought."""
+        i = self._slot.row
+        self._taken = int(frame.info["steps"][i]) if "steps" in frame.info else steps
+        seen = {name: np.array(frame.observation[name][i]) for name in self.served.spec.modelled}
+        reward, end = float(frame.reward[i]), float(frame.terminated[i])
         true = None
         if self.truth is not None and self._attempt_truth("step", lambda t: t.step(row)):
             true = self.truth.frame
@@ -188,11 +201,10 @@ class Session:
             reward=reward,
             score=self.shot.score + reward,
             end=end,
-            ended=bool(frame.ended[0]),
+            ended=bool(frame.ended[i]),
             truth=true,
             gap=_gap(seen, true) if true is not None and not true.ended else None,
         )
-        self.sound = True
         return self.shot
 
     def _remember(self) -> None:
@@ -204,8 +216,9 @@ class Session:
                 mark = self.truth.mark()
             except Exception as error:
                 self._drop_truth("save its state", error)
-        self._keyframes.append(Keyframe(self.shot, self._state.select([0]), mark))
-        most = min(max(self._limits.keyframe_bytes // self._state.nbytes, FEWEST), MOST)
+        state = self.served.slots.read(self._slot)
+        self._keyframes.append(Keyframe(self.shot, state, mark))
+        most = min(max(self._limits.keyframe_bytes // state.nbytes, FEWEST), MOST)
         while len(self._keyframes) > most:
             gone = self._keyframes.popleft()
             del self._log[: self.oldest - gone.frame]
@@ -235,6 +248,28 @@ class Session:
             except Exception:
                 log.debug("closing a failed environment failed", exc_info=True)
         self.truth = None
+
+
+def advance_together(sessions: Sequence[Session], rows: Sequence[np.ndarray]) -> list[Shot]:
+    """Take one frame in each of several sessions of one world that take equally many denoising steps.
+
+    rows: flat actions `(W,)`, one a session. Frames are those that each would get alone, within rounding; bit for bit
+    where the engine is exact. Raises what `Engine.step` raises, for all of them; `Session.recover` undoes that.
+    """
+    first = sessions[0]
+    for session in sessions:
+        session.sound = False
+    stacked = np.asarray(np.stack(list(rows)), np.float32)
+    frame = first.served.slots.step([session._slot for session in sessions], stacked, first.steps)
+    shots = []
+    for session, row in zip(sessions, rows):
+        shot = session._absorb(frame, row, session.steps)
+        session._log.append((row, session._taken))  # what a budget has chosen, too: a rewind gives the same frames
+        session.sound = True
+        if shot.frame % session._limits.keyframe_every == 0:
+            session._remember()
+        shots.append(shot)
+    return shots
 
 
 def _lost(what: str, error: Exception) -> str:
