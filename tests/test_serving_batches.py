@@ -17,11 +17,12 @@ from terrella.errors import ConfigError, ServingError, WorldError
 from terrella.serving import create_app
 from terrella.serving.admission import cover, fits, refusal
 from terrella.serving.catalogue import Served
+from terrella.serving.client import Client as Seat
 from terrella.serving.curve import BatchCurve
-from terrella.serving.dispatch import Client as Seat
 from terrella.serving.dispatch import Dispatcher
+from terrella.serving.limits import Limits
 from terrella.serving.player import Player
-from terrella.serving.protocol import Action, Limits
+from terrella.serving.protocol import Action
 from terrella.serving.scheduler import choose
 from terrella.serving.session import Session, advance_together
 from terrella.serving.slots import Slots

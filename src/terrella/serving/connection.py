@@ -10,7 +10,7 @@ from collections import deque
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import ServingError
-from .dispatch import Client
+from .client import Client
 from .guard import same_token
 from .limits import Limits
 from .protocol import (

@@ -6,17 +6,19 @@ All of it runs on the engine thread. A refusal is told to the client; a session 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..errors import ServerFull, ServingError, TerrellaError
-from . import frames
 from .admission import Demand, refusal
 from .catalogue import Catalogue, Served
+from .client import Client, Made
 from .curve import BatchCurve
+from .guard import same_token
+from .keeper import Keeper
 from .limits import Limits
 from .player import Player
 from .protocol import (
@@ -30,60 +32,44 @@ from .protocol import (
     Open,
     Opened,
     Pause,
+    Reopen,
     Reset,
     Resume,
     Rewind,
     Set,
     Step,
     Sync,
-    Tick,
-    TrueTick,
     dump,
 )
 from .session import Session, advance_together
+from .tiers import Tiers
 from .truth import Truth
 
 log = logging.getLogger("terrella.serving")
 GRACE = 10.0  # seconds for which a stopped session still counts as one that runs
 
 
-@dataclass(eq=False)
-class Client:
-    """One connection: `send` takes messages in order from the engine thread and never blocks.
-
-    `refused` says why a client without a session got none; its connection should end.
-    """
-
-    send: Callable[[list[bytes | str]], None]
-    players: dict[int, Player] = field(default_factory=dict)
-    last_number: int = 0
-    gone: bool = False
-    refused: str = ""
-
-
-@dataclass(frozen=True)
-class Made:
-    """How a frame was made: seconds it took, with how many sessions, and how long after its time it was there."""
-
-    seconds: float = 0.0
-    together: int = 1
-    lateness: float = 0.0
-    late: bool = False
-    replayed: bool = False
-
-
 class Dispatcher:
     """The sessions of all clients.
 
     batch: how many are stepped together at most; above 1 they keep one phase. admit: whether sessions are refused that
-    would make frames late.
+    would make frames late. keeper: what lets sessions outlive their connection.
     """
 
     def __init__(
-        self, catalogue: Catalogue, limits: Limits, *, truth: bool = True, batch: int = 1, admit: bool = False
+        self,
+        catalogue: Catalogue,
+        limits: Limits,
+        *,
+        truth: bool = True,
+        batch: int = 1,
+        admit: bool = False,
+        keeper: Keeper | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._admits = admit
+        self._keeper = keeper
+        self.tiers = Tiers(limits, disk=keeper is not None)
         self._limits = limits
         self._truth = truth
         self._batch = batch
@@ -123,41 +109,7 @@ class Dispatcher:
 
     def show(self, client: Client, player: Player, made: Made) -> None:
         """Send what a session shows at its present frame."""
-        session, shot = player.session, player.session.shot
-        true = shot.truth
-        tick = Tick(
-            session=player.number,
-            epoch=player.epoch,
-            frame=shot.frame,
-            oldest=session.oldest,
-            seq=player.seq,
-            reward=shot.reward,
-            score=shot.score,
-            end=shot.end,
-            ended=shot.ended,
-            replayed=made.replayed,
-            late=made.late,
-            step_ms=round(made.seconds * 1e3, 2),
-            late_ms=round(made.lateness * 1e3, 2),
-            together=made.together,
-            running=sum(other.running for _, other in self.players()),
-            truth=None if true is None else TrueTick(true.reward, true.score, true.ended, shot.gap),
-        )
-        parts = frames.parts(
-            shot,
-            session.served.spec,
-            session.memory(),
-            session=player.number,
-            epoch=player.epoch,
-            seq=player.seq,
-            gen_us=int(made.seconds * 1e6),
-            flags=frames.frame_flags(late=made.late, replayed=made.replayed),
-        )
-        player.in_flight.append((player.epoch, shot.frame))
-        client.send([*parts, dump(tick)])
-        if session.notice:
-            client.send([dump(Error("truth", session.notice, player.number))])
-            session.notice = ""
+        client.show(player, made, sum(other.running for _, other in self.players()))
 
     def handle(self, client: Client, message: Message | None) -> None:
         """Carry out one message, None for a client that is gone.
@@ -166,6 +118,9 @@ class Dispatcher:
         """
         if message is None:
             for player in client.players.values():
+                self.tiers.ended(player, time.monotonic(), back=False)
+                if self._keeper is not None and player.session.sound:
+                    player.session.rest("disk")
                 player.session.close()
             client.players.clear()
             if client in self._clients:
@@ -176,12 +131,14 @@ class Dispatcher:
         try:
             if isinstance(message, Open):
                 self._open(client, message)
+            elif isinstance(message, Reopen):
+                self._reopen(client, message)
             elif player is not None:
                 self._command(client, player, message)
             elif not isinstance(message, (Ack, Action, Close)):  # these may cross with the session's end
                 raise ServingError(f"there is no session {number!r:.20} here; open one first.")
         except ServerFull as error:
-            if isinstance(message, Open) and not client.players:
+            if isinstance(message, (Open, Reopen)) and not client.players:
                 client.refused = str(error)
             else:
                 client.send([dump(Error("full", str(error), number if player else None, req))])
@@ -239,6 +196,7 @@ class Dispatcher:
                 client.send([dump(player.status())])
             case Resume():
                 self._admit(player.session.served.curve(player.session.steps), player.fps, player)
+                self.tiers.ended(player, time.monotonic(), back=True)
                 player.start(time.monotonic())
                 client.send([dump(player.status())])
             case Set():
@@ -253,13 +211,17 @@ class Dispatcher:
                 self._fork(client, player, message)
             case Close():
                 del client.players[player.number]
+                self.tiers.ended(player, time.monotonic(), back=False)
                 player.session.close()
+                if self._keeper is not None and player.session.record is not None:
+                    self._keeper.forget(player.session.record)
                 client.send([dump(Closed(player.number))])
 
     def _step(self, client: Client, player: Player) -> None:
         """One frame by hand, whatever the clock says."""
         row, over, began = player.take(), player.session.shot.ended, time.perf_counter()
         player.session.advance(row)
+        player.stopped = time.monotonic()
         self.show(client, player, Made(time.perf_counter() - began))
         self._stop_at_end(client, player, over)
 
@@ -269,13 +231,52 @@ class Dispatcher:
         fps = min(message.fps or served.spec.fps, self._limits.max_fps)
         self._admit(served.curve(message.steps), fps)
         truth = self._begin_truth(served) if message.truth and self._truth else None
+        token = secrets.token_urlsafe(24)
+        record = None if self._keeper is None else self._keeper.record(token)
         try:
-            session = Session(served, seed=message.seed, truth=truth, limits=self._limits, steps=message.steps)
+            session = Session(
+                served, seed=message.seed, truth=truth, limits=self._limits, steps=message.steps, record=record
+            )
         except BaseException:
             if truth is not None:
                 truth.close()
+            if record is not None and self._keeper is not None:
+                self._keeper.forget(record)
             raise
-        player = Player(self._number(client), session, self._limits, fps, in_phase=self._batch > 1)
+        player = Player(client.number(), session, self._limits, fps, in_phase=self._batch > 1, token=token)
+        self._introduce(client, player, None, message.req)
+
+    def _reopen(self, client: Client, message: Reopen) -> None:
+        """Give a session back to whoever holds its token: taken over from a connection, or as its journal tells it."""
+        if self._keeper is None:
+            raise ServingError("this server keeps no sessions; open a new one.")
+        self._room(client)
+        for other, player in self.players():
+            if same_token(message.token, player.token):
+                del other.players[player.number]
+                other.send([dump(Closed(player.number, "this session goes on in another window."))])
+                player.stop(time.monotonic())
+                player.in_flight.clear()
+                player.number = client.number()
+                return self._introduce(client, player, None, message.req)
+        past, record = self._keeper.resume(message.token)
+        served, about = self._catalogue.get(str(past.about.get("world"))), past.about
+        self._admit(served.curve(about["steps"]), about["fps"])
+        session = Session(
+            served, seed=past.seed, truth=None, limits=self._limits, steps=about["steps"], record=record, past=past
+        )
+        if about["truth"]:
+            session.notice = "The true environment did not come back with this session; the world goes on without it."
+        player = Player(
+            client.number(),
+            session,
+            self._limits,
+            about["fps"],
+            about["turns"],
+            stop_at_end=about["stop_at_end"],
+            in_phase=self._batch > 1,
+            token=message.token,
+        )
         self._introduce(client, player, None, message.req)
 
     def _begin_truth(self, served: Served) -> Truth | None:
@@ -288,14 +289,18 @@ class Dispatcher:
     def _fork(self, client: Client, player: Player, message: Fork) -> None:
         self._room(client)
         self._admit(player.session.served.curve(player.session.steps), player.fps)
+        token, session = secrets.token_urlsafe(24), player.session.fork(message.frame)
+        if self._keeper is not None and player.session.record is not None:
+            session.record = self._keeper.branch(player.session.record, token, session.shot.frame)
         child = Player(
-            self._number(client),
-            player.session.fork(message.frame),
+            client.number(),
+            session,
             self._limits,
             player.fps,
             player.turns,
             stop_at_end=player.stop_at_end,
             in_phase=player.in_phase,
+            token=token,
         )
         self._introduce(client, child, player.number, message.req)
 
@@ -305,6 +310,7 @@ class Dispatcher:
         client.players[player.number] = player
         player.stopped = time.monotonic()
         session = player.session
+        self._note(player, world=session.served.name, truth=session.truth is not None)
         opened = Opened(
             session=player.number,
             world=session.served.name,
@@ -314,6 +320,7 @@ class Dispatcher:
             truth=session.truth is not None,
             parent=parent,
             req=req,
+            token=None if session.record is None else player.token,
         )
         client.send([dump(opened), dump(player.status())])
         self.show(client, player, Made(replayed=parent is not None))
@@ -327,7 +334,7 @@ class Dispatcher:
         else:
             session.sync()
         player.epoch += 1
-        player.deadline = time.monotonic()
+        player.deadline = player.stopped = time.monotonic()
         self.show(client, player, Made(time.perf_counter() - began, replayed=isinstance(message, Rewind)))
         client.send([dump(player.status())])
 
@@ -341,6 +348,13 @@ class Dispatcher:
         player.stop_at_end = player.stop_at_end if message.stop_at_end is None else message.stop_at_end
         if message.turns is not None:
             player.set_turns(message.turns)
+        self._note(player)
+
+    def _note(self, player: Player, **more: object) -> None:
+        """Write down how a session runs."""
+        record, steps = player.session.record, player.session.steps
+        if record is not None:
+            record.amend(fps=player.fps, turns=player.turns, stop_at_end=player.stop_at_end, steps=steps, **more)
 
     def _room(self, client: Client) -> None:
         if len(client.players) >= self._limits.panes:
@@ -360,11 +374,5 @@ class Dispatcher:
         if said is not None:
             raise ServerFull(said)
 
-    def _number(self, client: Client) -> int:
-        while True:
-            client.last_number = client.last_number % 255 + 1
-            if client.last_number not in client.players:
-                return client.last_number
 
-
-__all__ = ["Client", "Dispatcher", "Made"]
+__all__ = ["Dispatcher"]

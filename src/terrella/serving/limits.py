@@ -23,3 +23,5 @@ class Limits:
     max_fps: float = 60.0
     keyframe_every: int = 8
     keyframe_bytes: int = 256 * 2**20
+    snapshot_every: int = 64
+    resident_bytes: int = 2**30

@@ -48,6 +48,7 @@ class Player:
     deadline: float = 0.0
     since: float = 0.0
     stopped: float = 0.0
+    token: str = ""
     seq: int = 0
     in_flight: deque[tuple[int, int]] = field(default_factory=deque)
     _held: Press = field(default_factory=Press)

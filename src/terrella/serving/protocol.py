@@ -62,6 +62,14 @@ class Open:
 
 
 @dataclass(frozen=True)
+class Reopen:
+    """Go on with a session that this connection lost: the token that came with its `opened`."""
+
+    token: str
+    req: int = 0
+
+
+@dataclass(frozen=True)
 class Action:
     """What is held from now on: a row, a text, or neither for nothing. `seq` counts up; frames name the last used."""
 
@@ -173,10 +181,10 @@ class Close:
     session: int
 
 
-Message = Hello | Open | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
+Message = Hello | Open | Reopen | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
 MESSAGES: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Hello, Open, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
+    for kind in (Hello, Open, Reopen, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
 }
 
 
@@ -271,7 +279,8 @@ class Opened:
     """A session exists; its first frame follows. `about` describes the world, `start` where its context is from.
 
     `about["map"]` is null, or what there is to know of the map that comes with every frame: `height`, `width` and
-    `outline`, the corners `[x, y]` of what is in view, right and down in cells (none where it is not known).
+    `outline`, the corners `[x, y]` of what is in view, right and down in cells (none where it is not known). `token` is
+    for `reopen`, null where the server keeps no sessions.
     """
 
     session: int
@@ -282,6 +291,7 @@ class Opened:
     truth: bool
     parent: int | None = None
     req: int = 0
+    token: str | None = None
 
 
 @dataclass(frozen=True)

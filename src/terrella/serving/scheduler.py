@@ -16,13 +16,15 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from .catalogue import Catalogue
+from .client import Client
 from .curve import BatchCurve
-from .dispatch import Client, Dispatcher
+from .dispatch import Dispatcher
+from .keeper import Keeper
 from .limits import Limits
 from .player import Player
-from .protocol import Fork, Message, Open, Reset, Rewind, Step, Sync
+from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
 
-HEAVY = (Open, Fork, Rewind, Reset, Sync, Step)
+HEAVY = (Open, Reopen, Fork, Rewind, Reset, Sync, Step)
 C = TypeVar("C")
 
 
@@ -60,13 +62,20 @@ class EngineThread:
     """Run sessions for many clients on one thread; `start`, `post` from any thread, `stop`.
 
     batch: how many sessions of one world are stepped together at most. admit: whether those are refused that would
-    make frames late.
+    make frames late. keeper: what lets sessions outlive their connection; closed by its owner.
     """
 
     def __init__(
-        self, catalogue: Catalogue, limits: Limits, *, truth: bool = True, batch: int = 1, admit: bool = False
+        self,
+        catalogue: Catalogue,
+        limits: Limits,
+        *,
+        truth: bool = True,
+        batch: int = 1,
+        admit: bool = False,
+        keeper: Keeper | None = None,
     ) -> None:
-        self._dispatcher = Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admit)
+        self._dispatcher = Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admit, keeper=keeper)
         self._batch = batch
         self._light: deque[tuple[Client, Message | None]] = deque()
         self._heavy: deque[tuple[Client, Message, Future[None]]] = deque()
@@ -135,7 +144,10 @@ class EngineThread:
             future.cancel()
 
     def _until_due(self) -> float | None:
-        times = [player.due_at for _, player in self._dispatcher.players() if player.waiting()]
+        players = [player for _, player in self._dispatcher.players()]
+        times = [player.due_at for player in players if player.waiting()]
+        look = self._dispatcher.tiers.next_look(players)
+        times += [] if look is None else [look]
         return min(times) - time.monotonic() if times else None
 
     def _make_frames(self) -> None:
@@ -143,6 +155,7 @@ class EngineThread:
         due = [(client, player) for client, player in self._dispatcher.players() if player.due(now)]
         if due:
             self._dispatcher.advance(choose(due, now, self._batch))
+        self._dispatcher.tiers.look([player for _, player in self._dispatcher.players()], now)
 
 
 __all__ = ["EngineThread", "choose"]
