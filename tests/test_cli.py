@@ -11,7 +11,7 @@ FLAGS = {
     "record": "env out steps episodes policy seed max_episode_steps pixels size frame_skip num_envs",
     "train": "data out budget preset backbone decoder seed device resume",
     "learn": "world data out steps algorithm max_episode_steps episodes seed device",
-    "play": "world host port token steps budget_ms precision truth open_browser",
+    "play": "world host port token steps budget_ms precision batch exact keep truth open_browser",
     "plan": "world task planner budget execute episodes steps ceiling seed out",
     "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant",
     "info": "what",
