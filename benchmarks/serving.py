@@ -148,7 +148,8 @@ async def population(url: str, size: int, seconds: float, world: str, fps: float
     seen = Seen()
     places = [asyncio.create_task(place(url, world, fps, Habits(), (seed, size, i), seen)) for i in range(size)]
     await asyncio.sleep(seconds / 5)
-    seen.late_ms.clear(), seen.latency_ms.clear(), seen.together.clear()
+    for values in (seen.late_ms, seen.latency_ms, seen.together):
+        values.clear()
     await asyncio.sleep(seconds)
     for task in places:
         task.cancel()

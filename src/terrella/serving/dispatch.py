@@ -250,7 +250,7 @@ class Dispatcher:
         """Give a session back to whoever holds its token: taken over from a connection, or as its journal tells it."""
         if self._keeper is None:
             raise ServingError("this server keeps no sessions; open a new one.")
-        self._room(client)
+        self._room(client, new=False)
         for other, player in self.players():
             if same_token(message.token, player.token):
                 del other.players[player.number]
@@ -259,6 +259,7 @@ class Dispatcher:
                 player.in_flight.clear()
                 player.number = client.number()
                 return self._introduce(client, player, None, message.req)
+        self._room(client)
         past, record = self._keeper.resume(message.token)
         served, about = self._catalogue.get(str(past.about.get("world"))), past.about
         self._admit(served.curve(about["steps"]), about["fps"])
@@ -356,10 +357,11 @@ class Dispatcher:
         if record is not None:
             record.amend(fps=player.fps, turns=player.turns, stop_at_end=player.stop_at_end, steps=steps, **more)
 
-    def _room(self, client: Client) -> None:
+    def _room(self, client: Client, *, new: bool = True) -> None:
+        """Raise where this client, or for a `new` session the server, has as many as it may."""
         if len(client.players) >= self._limits.panes:
             raise ServingError(f"{self._limits.panes} sessions are open, which is the most; close one first.")
-        if len(self.players()) >= self._limits.sessions:
+        if new and len(self.players()) >= self._limits.sessions:
             raise ServerFull(f"this server runs {self._limits.sessions} sessions, the most; try again later.")
 
     def _admit(self, curve: BatchCurve, fps: float, player: Player | None = None) -> None:

@@ -73,7 +73,8 @@ class Keeper:
         self._lines: dict[Path, list[str]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._used: Counter[str] = Counter()  # how many journals name a snapshot
-        self._asked = self._done = 0
+        self._asked = self._written = self._done = 0
+        self._gone: set[Path] = set()
         self._stopping = False
         self._sweep(time.time() - days * 86400)
         self._thread = threading.Thread(target=self._run, name="terrella-keeper", daemon=True)
@@ -94,7 +95,9 @@ class Keeper:
     def resume(self, token: str) -> tuple[Past, Record]:
         """Return the past of a session and its journal, to go on with; raises `ServingError` for a token unknown."""
         path = self._path(token)
-        self.flush()
+        self._settle(lambda: self._written)
+        if path in self._gone:
+            raise ServingError("this session was closed; open a new one.")
         past = read_journal(path)
         if "world" not in past.about:
             raise ServingError("this session was lost as it began; open a new one.")
@@ -103,7 +106,7 @@ class Keeper:
 
     def branch(self, record: Record, token: str, frame: int) -> Record:
         """Begin the journal of a fork: the past of `record` until `frame`, whose snapshots both share."""
-        self.flush()
+        self._settle(lambda: self._written)
         past = read_journal(record.path)
         past.back(frame)
         return self.record(token, past)
@@ -114,6 +117,7 @@ class Keeper:
         def delete() -> None:
             record.path.unlink(missing_ok=True)
             with self._wake:
+                self._gone.discard(record.path)
                 self._used.subtract(record.keys)
                 gone = [key for key in record.keys if self._used[key] <= 0]
                 for key in gone:
@@ -122,6 +126,7 @@ class Keeper:
                 self.snapshots.drop(key)
 
         with self._wake:
+            self._gone.add(record.path)
             self._jobs.append(delete)
             self._wake.notify()
 
@@ -146,13 +151,8 @@ class Keeper:
             self._wake.notify()
 
     def flush(self) -> None:
-        """Wait until everything handed over so far is written."""
-        with self._wake:
-            self._asked += 1
-            mine = self._asked
-            self._wake.notify_all()
-            while self._done < mine and self._thread.is_alive():
-                self._wake.wait(PERIOD)
+        """Wait until everything handed over so far is written, snapshots too."""
+        self._settle(lambda: self._done)
 
     def close(self) -> None:
         """Write what is left and end."""
@@ -162,6 +162,15 @@ class Keeper:
         self._thread.join()
 
     # inside
+
+    def _settle(self, done: Callable[[], int]) -> None:
+        """Wait until what was handed over is done; journals (`_written`) do not wait for snapshots."""
+        with self._wake:
+            self._asked += 1
+            mine = self._asked
+            self._wake.notify_all()
+            while done() < mine and self._thread.is_alive():
+                self._wake.wait(PERIOD)
 
     def _run(self) -> None:
         while True:
@@ -173,6 +182,9 @@ class Keeper:
                 more, asked, stopping = bool(self._jobs), self._asked, self._stopping
             for path, texts in lines.items():
                 self._attempt(lambda path=path, texts=texts: _append(path, "".join(texts)))
+            with self._wake:
+                self._written = asked
+                self._wake.notify_all()
             if job is not None:  # one at a time: journals do not wait for many snapshots
                 self._attempt(job)
             if not more:

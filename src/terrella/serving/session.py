@@ -259,7 +259,7 @@ class Session:
         if self._aside is not None:
             began, tier = time.perf_counter(), self.tier
             if isinstance(self._aside, State):
-                state = self._aside.to(self.served.engine.device)
+                state = self._aside.select([0]).to(self.served.engine.device)  # a keeper may still be reading it
             else:
                 state, _ = self._loaded(Keyframe(self.shot.frame, self._aside))
             self._hold(state)
