@@ -243,6 +243,30 @@ def test_a_session_lives_again_from_its_journal(keeper: Keeper) -> None:
     assert same(final.shot.observation, fresh[-1].observation)
 
 
+def test_the_true_environment_comes_back_as_well(keeper: Keeper, monkeypatch: Any) -> None:
+    record = keeper.record("a")
+    record.amend(world="tiny")
+    served = Served("tiny", tiny(CAR), store=keeper.snapshots)
+    line = Session(served, seed=3, truth=served.truth(), limits=LIMITS, record=record)
+    shots = [line.shot, *walk(line, WALK * 2)]
+    for last in (24, 16):  # between two snapshots, and at one
+        if line.shot.frame != last:
+            line.rewind(last)
+        past, _ = keeper.resume("a")
+        back = Session(served, seed=past.seed, truth=served.truth(), limits=LIMITS, past=past)
+        for frame in (last, 15, 2):
+            shot = back.shot if frame == last else back.rewind(frame)
+            assert shot.truth is not None
+            assert shot.truth.score == shots[frame].truth.score
+            assert same(shot.truth.observation, shots[frame].truth.observation)
+            assert shot.gap == shots[frame].gap
+        back.close()
+    monkeypatch.setattr("terrella.serving.session.RELIVED", 10)
+    back = Session(served, seed=3, truth=served.truth(), limits=LIMITS, past=past)
+    assert back.truth is None
+    assert "goes on without it" in back.notice
+
+
 def test_a_fork_has_a_journal_of_its_own(keeper: Keeper) -> None:
     line = begun(keeper)
     shots = [line.shot, *walk(line, WALK * 2)]

@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -230,16 +231,11 @@ class Dispatcher:
         served = self._catalogue.get(message.world)
         fps = min(message.fps or served.spec.fps, self._limits.max_fps)
         self._admit(served.curve(message.steps), fps)
-        truth = self._begin_truth(served) if message.truth and self._truth else None
         token = secrets.token_urlsafe(24)
         record = None if self._keeper is None else self._keeper.record(token)
         try:
-            session = Session(
-                served, seed=message.seed, truth=truth, limits=self._limits, steps=message.steps, record=record
-            )
+            session = self._begin(served, message.truth, seed=message.seed, steps=message.steps, record=record)
         except BaseException:
-            if truth is not None:
-                truth.close()
             if record is not None and self._keeper is not None:
                 self._keeper.forget(record)
             raise
@@ -263,11 +259,7 @@ class Dispatcher:
         past, record = self._keeper.resume(message.token)
         served, about = self._catalogue.get(str(past.about.get("world"))), past.about
         self._admit(served.curve(about["steps"]), about["fps"])
-        session = Session(
-            served, seed=past.seed, truth=None, limits=self._limits, steps=about["steps"], record=record, past=past
-        )
-        if about["truth"]:
-            session.notice = "The true environment did not come back with this session; the world goes on without it."
+        session = self._begin(served, about["truth"], seed=past.seed, steps=about["steps"], record=record, past=past)
         player = Player(
             client.number(),
             session,
@@ -279,6 +271,16 @@ class Dispatcher:
             token=message.token,
         )
         self._introduce(client, player, None, message.req)
+
+    def _begin(self, served: Served, truth: bool, **settings: Any) -> Session:
+        """A session, with the true environment beside it if that is wanted and there."""
+        env = self._begin_truth(served) if truth and self._truth else None
+        try:
+            return Session(served, truth=env, limits=self._limits, **settings)
+        except BaseException:
+            if env is not None:
+                env.close()
+            raise
 
     def _begin_truth(self, served: Served) -> Truth | None:
         try:

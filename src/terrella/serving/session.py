@@ -33,10 +33,11 @@ from .limits import Limits
 from .moment import Keyframe, Shot, gap
 from .slots import Slot
 from .snapshots import first_key, next_key, parted_key
-from .truth import Truth
+from .truth import Mark, Truth
 
 log = logging.getLogger("terrella.serving")
 FEWEST, MOST = 4, 512  # keyframes kept, whatever their size
+RELIVED = 2000  # frames of a true environment that are played again when a session comes back
 
 
 class Session:
@@ -123,6 +124,8 @@ class Session:
             mark = key.truth
             if mark is None or not self._attempt_truth("go back", lambda t: t.back(mark)):
                 self.truth = None
+            elif self.shot.truth is None:
+                self.shot = replace(self.shot, truth=mark.frame, gap=gap(self.shot.observation, mark.frame))
         for row, steps in replay:
             brought = self.served.slots.step([self._slot], np.asarray(row, np.float32)[None], steps)
             self._absorb(brought, row, steps)
@@ -233,9 +236,13 @@ class Session:
         last = past.reach(store)
         lost = max((at for at in past.starts if past.kept[at] not in store), default=-1)
         frames = [at for at in sorted(past.kept) if lost < at <= last and past.kept[at] in store]
-        self.seed, self.from_environment = past.seed, False
+        self.seed, marks = past.seed, dict[int, Mark]()
+        if self.truth is not None and last > RELIVED:
+            self._drop_truth("come back", ServingError(f"{last} frames are too many to play again"))
+        self._attempt_truth("come back", lambda truth: marks.update(truth.relive(past.seed, past.rows[:last], frames)))
+        self.from_environment = self.truth is not None
         self._log = past.rows[frames[0] :]
-        self._keyframes = deque(Keyframe(at, past.kept[at]) for at in frames)
+        self._keyframes = deque(Keyframe(at, past.kept[at], truth=marks.get(at)) for at in frames)
         self._replay(past.frame)
         self._part()
         if self.record is not None:
