@@ -337,6 +337,8 @@ def test_old_sessions_are_swept(tmp_path: Path) -> None:
     old = Keeper(tmp_path)
     old.start()
     lines = [begun(old, token, seed=ord(token)) for token in "ab"]
+    with pytest.raises(ServingError, match="another server"):
+        Keeper(tmp_path)
     old.close()
     for path in (tmp_path / "sessions").iterdir():
         assert path.name not in ("a.jsonl", "b.jsonl")  # tokens are secrets

@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,12 +62,14 @@ class Record:
 class Keeper:
     """Journals and snapshots under one folder; `start` before the engine, `close` when the server ends.
 
-    Sessions untouched for `days` are deleted when a keeper begins.
+    Sessions untouched for `days` are deleted when a keeper begins. Raises `ServingError` while another server keeps its
+    sessions there.
     """
 
     def __init__(self, folder: str | Path, *, days: float = 7.0):
         self._folder = Path(folder) / "sessions"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(Path(folder) / "lock")
         self.snapshots = Snapshots(Path(folder) / "snapshots")
         self._wake = threading.Condition()
         self._lines: dict[Path, list[str]] = {}
@@ -160,6 +162,7 @@ class Keeper:
             self._stopping = True
             self._wake.notify_all()
         self._thread.join()
+        self._lock.close()
 
     # inside
 
@@ -227,6 +230,22 @@ class Keeper:
             except (OSError, ServingError) as error:
                 log.warning("%s is left out: %s", path.name, error)
         self.snapshots.retain(self._used)
+
+
+def _locked(path: Path) -> IO[str]:
+    """Open a file that one process alone may hold; a process that is killed lets it go."""
+    file = path.open("w")
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise ServingError(
+                f"another server keeps its sessions in {path.parent}; stop it, or choose another folder."
+            ) from error
+    return file
 
 
 def _append(path: Path, text: str) -> None:
