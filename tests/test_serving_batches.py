@@ -351,3 +351,51 @@ def test_a_full_server_refuses_with_a_reason(monkeypatch: Any) -> None:
             assert (error["code"], error["fatal"], code) == ("full", True, 1013)
             assert "2 sessions run here" in error["message"]
             assert "Please" in error["message"]
+
+
+def simulated(crowds: list[tuple[Served, float, int]], most: int, seconds: float = 4.0) -> list[float]:
+    """Lateness in frames of everything that is made in a time that only batches take: worlds, speeds, how many."""
+    players = []
+    for served, fps, count in crowds:
+        line = Session(served, seed=0, truth=None, limits=QUICK)
+        starts = np.random.default_rng(count).uniform(0, 1, count)
+        players += [Player(i, line, QUICK, fps, running=True, deadline=t, in_phase=True) for i, t in enumerate(starts)]
+    now, late = 0.0, []
+    while now < seconds:
+        due = [(None, player) for player in players if player.due(now)]
+        if not due:
+            now = min(player.due_at for player in players)
+            continue
+        company = choose(due, now, most)
+        curve = company[0][1].session.served.curve(None)
+        end = now + curve.mean(len(company))
+        for _, player in company:
+            if now > 1.5:  # all have begun and are in phase
+                late.append((end - player.due_at) * player.fps)
+            player.schedule(now)
+        now = end
+    return late
+
+
+def test_whom_it_admits_it_serves_in_time() -> None:
+    one, two = Served("one", tiny(PENDULUM)), Served("two", tiny(PENDULUM, seed=1))
+    one.curves[None], two.curves[None] = (
+        measured(4e-3, 0.5e-3, sizes=(1, 8, 64)),
+        measured(8e-3, 0.2e-3, sizes=(1, 8, 64)),
+    )
+    for crowds, most in (
+        ([(one, 30.0, 45)], 64),
+        ([(one, 30.0, 24)], 8),
+        ([(one, 15.0, 22), (one, 30.0, 10)], 64),
+        ([(one, 20.0, 9), (one, 30.0, 12)], 16),
+        ([(one, 30.0, 16), (two, 15.0, 10)], 16),
+        ([(one, 25.0, 5), (two, 10.0, 30), (two, 4.0, 20)], 16),
+    ):
+        demands = [(served.curve(None), fps) for served, fps, count in crowds for _ in range(count)]
+        assert fits(demands, most), crowds
+        assert np.quantile(simulated(crowds, most), 0.95) <= 1.0, crowds
+    crowd = [(one, 30.0, 90)]
+    assert not fits([(one.curve(None), 30.0)] * 90, 64)
+    late = simulated(crowd, 64)
+    assert np.quantile(late, 0.95) > 1.0  # 53 ms of work in 33
+    assert max(late) < 4.0  # and yet nobody starves
