@@ -132,6 +132,33 @@ def test_a_snapshot_on_its_way_is_not_played_over(keeper: Keeper) -> None:
     assert np.array_equal(frame.observation["pixels"][0], shot.observation["pixels"])
 
 
+def test_a_shared_snapshot_stays_as_long_as_somebody_needs_it(keeper: Keeper) -> None:
+    first, second = begun(keeper, "a"), begun(keeper, "b")
+    fork = second.fork()
+    assert second.record is not None
+    fork.record = keeper.branch(second.record, "c", 0)
+    lines = [first, second, fork]
+    for line in lines:
+        walk(line, WALK[:8])
+        assert not line.rest("disk")
+        keeper.flush()
+        assert line.rest("disk")
+    assert len({line.key for line in lines}) == 1
+    shot = None
+    while lines:
+        seen = lines[-1].advance(np.asarray(RIGHT)).observation
+        assert shot is None or same(seen, shot)
+        shot, gone = seen, lines.pop(0)
+        assert gone.record is not None
+        keeper.forget(gone.record)
+        keeper.flush()
+        for line in lines[-1:]:
+            line.rewind(8)
+            line.rest("disk")
+            keeper.flush()
+            assert line.rest("disk")
+
+
 def test_a_session_at_rest_leaves_its_batch(keeper: Keeper) -> None:
     lines = [begun(keeper, token, seed=ord(token)) for token in "abc"]
     advance_together(lines, [np.asarray(REST)] * 3)
@@ -147,7 +174,7 @@ def test_who_pauses_for_long_is_put_away(keeper: Keeper) -> None:
     players = [Player(i, begun(keeper, str(i), seed=i), limits, fps=10) for i in range(3)]
     tiers = Tiers(limits, disk=True)
     players[0].running = True
-    walk(players[1].session, [REST])  # its present has no snapshot yet; a start has
+    walk(players[1].session, [REST])
     players[1].stopped, players[2].stopped = 100.0, 100.0 + DEFAULT["host"]
 
     def after(seconds: float) -> list[str]:
@@ -160,7 +187,8 @@ def test_who_pauses_for_long_is_put_away(keeper: Keeper) -> None:
     assert after(DEFAULT["host"] + 1) == ["slot", "host", "slot"]
     assert after(DEFAULT["disk"] + 1) == ["slot", "host", "host"]  # the snapshot is on its way
     assert after(DEFAULT["disk"] + 2) == ["slot", "disk", "host"]
-    assert after(DEFAULT["disk"] + DEFAULT["host"] + 1) == ["slot", "disk", "disk"]
+    after(DEFAULT["disk"] + DEFAULT["host"] + 1)
+    assert after(DEFAULT["disk"] + DEFAULT["host"] + 2) == ["slot", "disk", "disk"]
     assert tiers.next_look(players) is None
     walk(players[1].session, [REST])
     players[1].stopped = 200.0
@@ -168,6 +196,8 @@ def test_who_pauses_for_long_is_put_away(keeper: Keeper) -> None:
     pressed.look(players, 200.5)
     keeper.flush()
     pressed.look(players, 202.0)
+    keeper.flush()
+    pressed.look(players, 204.0)
     assert players[1].session.tier == "disk"
     assert players[0].session.tier == "slot"  # who plays keeps the place, whatever it takes
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..engine import State
-from ..errors import ServingError, TerrellaError
+from ..errors import ServingError
 from .journal import Past, act, read_journal
 from .snapshots import Snapshots
 
@@ -201,7 +201,7 @@ class Keeper:
         """A full disk costs the past of sessions, not the present."""
         try:
             act()
-        except (OSError, TerrellaError):
+        except Exception:
             log.exception("a session could not be kept")
 
     def _name(self, record: Record, keys: Iterable[str]) -> None:

@@ -141,6 +141,7 @@ class Session:
         child._log, child._keyframes = list(self._log), deque(self._keyframes)
         child._slot, child._aside = self.served.slots.put(self.served.slots.read(self._seat())), None
         child.truth = child.record = None
+        child._asked = ""
         child._part()
         try:
             child.truth = self.truth.fork(self.truth.mark()) if self.truth is not None else None
@@ -194,12 +195,14 @@ class Session:
         store = self.served.store
         if store is None or self.record is None:
             return False
-        if self.key not in store:
-            if self._asked != self.key:
-                self._asked = self.key
-                self._keep(self._aside)
+        if self._asked != self.key:  # also where another session with this past has one: that one may be closed
+            self._asked = self.key
+            self._keep(self._aside)
             return False
-        kept = [replace(key, shot=None, state=None) for key in self._keyframes if key.key in store]
+        if self.key not in store:
+            return False
+        mine = [key for key in self._keyframes if key.key in self.record.keys and key.key in store]
+        kept = [replace(key, shot=None, state=None) for key in mine]
         kept = kept or [Keyframe(self.shot.frame, self.key)]
         del self._log[: kept[0].frame - self.oldest]
         self._keyframes, self._aside = deque(kept), self.key
