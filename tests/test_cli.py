@@ -13,7 +13,7 @@ FLAGS = {
     "align": "world labelled actions out transitions ridge",
     "train": "data out budget preset backbone decoder seed device resume",
     "learn": "world data out steps algorithm max_episode_steps episodes seed device",
-    "play": "world host port token steps budget_ms precision truth open_browser",
+    "play": "world host port token steps budget_ms precision batch exact keep truth open_browser",
     "plan": "world task planner budget execute episodes steps ceiling seed out",
     "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs",
     "info": "what",

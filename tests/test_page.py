@@ -57,8 +57,8 @@ def tiny(env: str, name: str, **kwargs: Any) -> World:
 
 
 @contextlib.contextmanager
-def serving(worlds: dict[str, World], **kwargs: Any) -> Iterator[str]:
-    server = create_server(create_app(dict(worlds), **kwargs), port=0)
+def serving(worlds: dict[str, World], port: int = 0, **kwargs: Any) -> Iterator[str]:
+    server = create_server(create_app(dict(worlds), **kwargs), port=port)
     socket = server.config.bind_socket()
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
     thread.start()
@@ -371,4 +371,33 @@ def test_token_and_a_server_that_goes_away(browser: Any, worlds: dict[str, World
         page.wait_for_selector(".pane")
         assert token not in page.url
     page.wait_for_selector("#lost[open]")
+    page.close()
+
+
+def test_sessions_go_on_with_a_new_server_and_show_their_company(
+    browser: Any, worlds: dict[str, World], tmp_path: Path
+) -> None:
+    page, car = browser.new_page(), {"car": worlds["car"]}
+    page.set_default_timeout(20_000)
+    with serving(car, truth=False, keep=tmp_path, batch=2, admit=False) as url:
+        page.goto(url)
+        page.wait_for_selector(".pane .hint.on")
+        page.uncheck("#stop", force=True)
+        page.click("#fork")
+        until(page, "() => document.querySelectorAll('.pane').length === 2")
+        page.click("#play")
+        at_least(page, 5)
+        until(page, "() => document.getElementById('together').textContent === '2 of 2'")
+        assert page.locator("#late").is_visible()
+        page.click("#play")
+        page.wait_for_timeout(500)
+        at = frame(page)
+    page.wait_for_selector("#lost[open]")
+    with serving(car, int(url.rstrip("/").rsplit(":", 1)[1]), truth=False, keep=tmp_path, batch=2):
+        page.click("#again")
+        until(page, "() => document.querySelectorAll('.pane').length === 2")
+        at_least(page, at)
+        assert frame(page) == at
+        page.click("#step")
+        at_least(page, at + 1)
     page.close()

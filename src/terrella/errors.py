@@ -70,6 +70,10 @@ class ServingError(TerrellaError):
     """A client or server broke the protocol or a limit."""
 
 
+class ServerFull(ServingError):
+    """A server has no room or no time for another session now; the message says what would fit."""
+
+
 class EntrantError(TerrellaError):
     """A model brought along for evaluation did not answer, or answered what was not asked."""
 

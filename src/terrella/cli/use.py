@@ -19,6 +19,9 @@ def play(
     steps: int | None = None,
     budget_ms: float | None = None,
     precision: str | None = None,
+    batch: int = 1,
+    exact: bool = False,
+    keep: Path | None = None,
     truth: bool = True,
     open_browser: bool = False,
 ) -> None:
@@ -32,6 +35,9 @@ def play(
         steps: Denoising steps a frame.
         budget_ms: Take as many denoising steps as fit into so many milliseconds a frame.
         precision: Bits of the weights: float32, bfloat16, int8 or int4.
+        batch: Step up to so many players together; more of them find room then.
+        exact: Pad every batch, so that a player's frames do not depend on the others by a single bit.
+        keep: Folder in which sessions outlive a lost connection and a stopped server.
         truth: Show the true environment beside the world.
         open_browser: Open the page.
     """
@@ -46,6 +52,9 @@ def play(
         token=token,
         steps=steps,
         engine=engine_settings(None, budget_ms=budget_ms, precision=precision),
+        batch=batch,
+        exact=exact,
+        keep=keep,
         truth=truth,
         open_browser=open_browser,
         on_ready=lambda address: Say.print(f"{world} is at {address}   (Ctrl-C ends it)"),

@@ -87,6 +87,13 @@ class State:
         twins = None if self.twins is None else self.twins[index]
         return State(self.slabs.select(index), self.seeds[index], self.world, twins)
 
+    def to(self, device: torch.device | str) -> State:
+        """Return this state on a device; the state itself where it is there already. This state stays usable."""
+        if torch.device(device) == self.seeds.device:
+            return self
+        twins = None if self.twins is None else self.twins.to(device)
+        return State(self.slabs.to(device), self.seeds.to(device), self.world, twins)
+
     def reseed(self, seeds: Sequence[int]) -> State:
         """Return this state with other random keys, one a session; this state is consumed."""
         if len(seeds) != self.batch:

@@ -221,6 +221,20 @@ class Slabs:
         segments += [_rows(s, index) for s in self.segments if not s.shared]
         return Slabs(self.spec, recurrent, segments, time)
 
+    def to(self, device: torch.device | str) -> Slabs:
+        """Return a copy on another device."""
+        segments = [
+            replace(
+                s,
+                tensors={name: tensor.to(device) for name, tensor in s.tensors.items()},
+                frames=s.frames.to(device),
+                start=s.start.to(device),
+            )
+            for s in self.segments
+        ]
+        recurrent = {name: value.to(device) for name, value in self.recurrent.items()}
+        return Slabs(self.spec, recurrent, segments, self.time.to(device))
+
     @staticmethod
     def merge(many: Sequence[Slabs]) -> Slabs:
         """Put the sessions of several slabs into one batch, in order; shared pasts are copied out."""

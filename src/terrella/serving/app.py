@@ -22,7 +22,8 @@ from ..errors import ServingError
 from ..world import World
 from .catalogue import Catalogue
 from .guard import Guard, check_binding, is_loopback
-from .protocol import Limits
+from .keeper import Keeper
+from .limits import Limits
 from .scheduler import EngineThread
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def create_app(
     steps: int | None = None,
     device: str = "cpu",
     engine: Mapping[str, Any] | None = None,
+    batch: int = 1,
+    exact: bool = False,
+    admit: bool | None = None,
+    keep: str | Path | None = None,
     token: str | None = None,
     local: bool = True,
     gallery: bool = False,
@@ -50,9 +55,12 @@ def create_app(
 
     `truth` runs the true environment beside a world where it is installed. `steps` are denoising steps a frame.
     `device` is where worlds that are given by name or path run. `engine` are more settings of their `Engine`, by name,
-    such as `precision` or `budget_ms`. `token` must be given by every client. `local` answers
-    only to names of this machine. `gallery` adds the worlds that ship with the package, loaded when asked for. Raises
-    what `World.load` raises for the first world, and `ServingError` when there is nothing to serve.
+    such as `precision` or `budget_ms`. `batch` sessions of a world are stepped together at most; their frames are those
+    they would have alone within rounding, or, if `exact`, bit for bit, every batch being padded to `batch`. `admit`
+    refuses sessions that would make frames late (None: where `batch` is above 1). `keep` is a folder in which sessions
+    outlive their connection and the server. `token` must be given by every client. `local` answers only to names of
+    this machine. `gallery` adds the worlds that ship with the package, loaded when asked for. Raises what `World.load`
+    raises for the first world, and `ServingError` when there is nothing to serve or `batch` is less than 1.
     """
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -64,10 +72,21 @@ def create_app(
 
     from .connection import Connection
 
+    if batch < 1:
+        raise ServingError(f"batch is {batch}; it is how many sessions are stepped together at most, 1 for each alone.")
     limits = limits or Limits()
-    catalogue = Catalogue(_named(worlds, gallery=gallery), device=device, settings=engine_settings(engine, steps=steps))
+    settings = engine_settings(engine, steps=steps, exact=batch if exact else None)
+    keeper = None if keep is None else Keeper(keep)
+    catalogue = Catalogue(
+        _named(worlds, gallery=gallery),
+        device=device,
+        settings=settings,
+        repeats=exact or batch == 1,
+        store=None if keeper is None else keeper.snapshots,
+    )
     catalogue.get(catalogue.names[0])  # a wrong path should be said here, not on the page
-    thread = EngineThread(catalogue, limits, truth=truth)
+    admits = batch > 1 if admit is None else admit
+    thread = EngineThread(catalogue, limits, truth=truth, batch=batch, admit=admits, keeper=keeper)
     connections: set[Any] = set()
 
     async def play(socket: WebSocket) -> None:
@@ -85,9 +104,13 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
+        if keeper is not None:
+            keeper.start()
         thread.start()
         yield
         thread.stop()
+        if keeper is not None:
+            keeper.close()
 
     routes = [
         WebSocketRoute("/ws", play),
@@ -135,8 +158,13 @@ def serve(
     steps: int | None = None,
     device: str = "cpu",
     engine: Mapping[str, Any] | None = None,
+    batch: int = 1,
+    exact: bool = False,
+    admit: bool | None = None,
+    keep: str | Path | None = None,
     token: str | None = None,
     gallery: bool = True,
+    limits: Limits | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Let people play a world in their browser until interrupted.
@@ -153,11 +181,16 @@ def serve(
         steps=steps,
         device=device,
         engine=engine,
+        batch=batch,
+        exact=exact,
+        admit=admit,
+        keep=keep,
         token=token,
         local=is_loopback(host),
         gallery=gallery,
+        limits=limits,
     )
-    server = create_server(app, host=host, port=port)
+    server = create_server(app, host=host, port=port, limits=limits)
     try:
         socket = server.config.bind_socket()
     except SystemExit as error:

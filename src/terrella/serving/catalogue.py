@@ -17,6 +17,9 @@ from ..engine import Engine
 from ..errors import ServingError, did_you_mean
 from ..spec import WorldSpec
 from ..world import GALLERY, World
+from .curve import BatchCurve
+from .slots import Slots
+from .snapshots import Snapshots
 from .truth import Truth
 
 CARD_LENGTH = 20_000  # characters shown
@@ -25,12 +28,21 @@ CONTEXT = 4  # transitions before the first frame, for a world without recorded 
 
 @dataclass
 class Served:
-    """A loaded world and its engine. settings: of the engine, by name."""
+    """A loaded world and its engine.
+
+    settings: of the engine, by name. repeats: whether equal pasts give equal bits, whoever shares a batch. store: where
+    snapshots of its sessions rest. curves: what batches cost, by denoising steps. returns: seconds in which a session's
+    state came back, by tier.
+    """
 
     name: str
     world: World
     card: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    repeats: bool = True
+    store: Snapshots | None = None
+    curves: dict[int | None, BatchCurve] = field(default_factory=dict)
+    returns: dict[str, float] = field(default_factory=dict)
 
     @property
     def spec(self) -> WorldSpec:
@@ -46,6 +58,19 @@ class Served:
     def engine(self) -> Engine:
         """What runs all of its sessions."""
         return Engine(self.world, **self.settings)
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Where the states of its sessions lie."""
+        return Slots(self.engine)
+
+    def curve(self, steps: int | None) -> BatchCurve:
+        """What batches of frames of so many denoising steps cost (None: of the engine's choice)."""
+        return self.curves.setdefault(steps, BatchCurve())
+
+    def note_return(self, tier: str, seconds: float) -> None:
+        """Take how long a session's state took to come back from a tier."""
+        self.returns[tier] = seconds + 0.8 * (self.returns.get(tier, seconds) - seconds)
 
     @cached_property
     def map(self) -> dict[str, Any] | None:
@@ -106,11 +131,14 @@ class Catalogue:
         *,
         device: str = "cpu",
         settings: Mapping[str, Any] | None = None,
+        repeats: bool = True,
+        store: Snapshots | None = None,
     ) -> None:
         if not worlds:
             raise ServingError("there is no world to serve; pass at least one.")
         self._sources = dict(worlds)
         self._device, self._settings = device, settings or {}
+        self._kept = {"repeats": repeats, "store": store}
         self._served: dict[str, Served] = {}
 
     @property
@@ -125,9 +153,11 @@ class Catalogue:
         if name not in self._served:
             source = self._sources[name]
             if isinstance(source, World):
-                self._served[name] = Served(name, source, "", self._settings)
+                self._served[name] = Served(name, source, "", self._settings, **self._kept)
             else:
-                self._served[name] = Served(name, World.load(source, self._device), _card(source), self._settings)
+                self._served[name] = Served(
+                    name, World.load(source, self._device), _card(source), self._settings, **self._kept
+                )
         return self._served[name]
 
 

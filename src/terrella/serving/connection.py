@@ -10,7 +10,9 @@ from collections import deque
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import ServingError
+from .client import Client
 from .guard import same_token
+from .limits import Limits
 from .protocol import (
     FULL,
     IDLE,
@@ -21,13 +23,12 @@ from .protocol import (
     VERSION,
     Error,
     Hello,
-    Limits,
     Message,
     Welcome,
     dump,
     parse,
 )
-from .scheduler import Client, EngineThread
+from .scheduler import EngineThread
 
 log = logging.getLogger("terrella.serving")
 
@@ -104,6 +105,8 @@ class Connection:
             done = self._thread.post(self._client, message)
             if done is not None:  # one costly request at a time; the socket holds the rest back
                 await asyncio.wrap_future(done)
+            if self._client.refused:
+                raise Refused(FULL, "full", self._client.refused)
 
     async def _receive(self) -> Message:
         """Read one well-formed message within the rate; raises `Refused` for any other."""

@@ -10,7 +10,8 @@ import numpy as np
 from ..actions import action_space, decode, encode, width
 from ..errors import ActionError
 from ..spec import ActionSpec
-from .protocol import Action, Limits, Status
+from .limits import Limits
+from .protocol import Action, Status
 from .session import Session
 
 REPEAT_AFTER = 0.25  # seconds a held key waits before it repeats, when the world waits for actions
@@ -31,7 +32,8 @@ class Player:
 
     With `turns` the world waits for an action before each frame; otherwise the idle action stands in when nothing is
     held. A world without an idle action always waits. A press that is let go before a frame could use it is kept for
-    that frame, so that no tap is lost.
+    that frame, so that no tap is lost. A player `in_phase` makes its frames at whole multiples of its period, so that
+    players of equal speed are due together.
     """
 
     number: int
@@ -41,8 +43,12 @@ class Player:
     turns: bool = False
     running: bool = False
     stop_at_end: bool = True
+    in_phase: bool = False
     epoch: int = 0
     deadline: float = 0.0
+    since: float = 0.0
+    stopped: float = 0.0
+    token: str = ""
     seq: int = 0
     in_flight: deque[tuple[int, int]] = field(default_factory=deque)
     _held: Press = field(default_factory=Press)
@@ -53,8 +59,9 @@ class Player:
         self._idle = None if noop is None else np.asarray(noop, np.float64)
         self.turns = self.turns or self._idle is None
 
-    def press(self, action: Action) -> None:
+    def press(self, action: Action, now: float = 0.0) -> None:
         """Take what is held from now on; raises `ActionError` when it does not fit the world's actions."""
+        blocked = not self.waiting()
         spec = self.session.served.spec.action
         row = None
         if action.text is not None:
@@ -65,6 +72,7 @@ class Player:
         if let_go and not self._held.used and self._held.row is not None:
             self._tapped = self._held
         self._held = Press(action.seq, row, used=False)
+        self._freed(blocked, now)
 
     def ready(self) -> bool:
         """Whether there is an action for the next frame."""
@@ -87,19 +95,32 @@ class Player:
         """Whether only the clock keeps the next frame back."""
         return self.running and len(self.in_flight) < self.limits.window and self.ready()
 
+    @property
+    def due_at(self) -> float:
+        """When the next frame should be begun: at its time, or when what held it back was gone."""
+        return max(self.deadline, self.since)
+
+    @property
+    def latest(self) -> float:
+        """When the next frame should be there: one frame after its time."""
+        return self.due_at + 1.0 / self.fps
+
     def schedule(self, now: float) -> None:
         """Set the next deadline: in step with the last one, or from now on after a miss, never a burst to catch up."""
         fresh = self.turns and self._tapped is None and not self._held.used
         period = max(1.0 / self.fps, REPEAT_AFTER if fresh else 0.0)
         self.deadline = self.deadline + period if now - self.deadline < period else now + period
+        if self.in_phase and not self.turns:  # half a frame sooner or later, once
+            self.deadline = round(self.deadline * self.fps) / self.fps
 
     def start(self, now: float) -> None:
         """Let the clock run."""
         self.running, self.deadline = True, max(self.deadline, now)
 
-    def stop(self) -> None:
+    def stop(self, now: float = 0.0) -> None:
         """Stop the clock."""
-        self.running = False
+        if self.running:
+            self.running, self.stopped = False, now
 
     def set_turns(self, turns: bool) -> None:
         """Wait for actions, or not; a world without an idle action goes on waiting."""
@@ -110,11 +131,18 @@ class Player:
         self.fps = fps
         self.deadline = min(self.deadline, now + 1.0 / fps)
 
-    def acknowledge(self, epoch: int, frame: int) -> None:
+    def acknowledge(self, epoch: int, frame: int, now: float = 0.0) -> None:
         """Free the window up to this frame; an ack of something not in flight is ignored."""
+        blocked = not self.waiting()
         if (epoch, frame) in self.in_flight:
             while self.in_flight.popleft() != (epoch, frame):
                 pass
+        self._freed(blocked, now)
+
+    def _freed(self, blocked: bool, now: float) -> None:
+        """Note when a frame that was held back no longer is."""
+        if blocked and self.waiting():
+            self.since = now
 
     def status(self, reason: str = "") -> Status:
         """How the session runs, for the client."""

@@ -21,35 +21,17 @@ from typing import Any, NoReturn
 
 from ..config import from_json, to_json
 from ..errors import ConfigError, ServingError
+from .limits import Limits
 
 PROTOCOL = 1
 MAGIC = b"WMF1"
 HEADER = struct.Struct("<4sBBHIIIIHHI")
 RAW, JPEG, VECTOR = 0, 1, 5  # 2, 3 and 4 are kept for WebP and H.264
 LATE, REPLAYED, TRUE = 1, 2, 4
+DEFAULT = Limits()
 PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 
 POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client and the whole server may use. Bytes, seconds, or counts."""
-
-    message_bytes: int = 4096
-    messages_per_second: int = 240
-    hello_seconds: float = 5.0
-    idle_seconds: float = 1800.0
-    panes: int = 8
-    clients: int = 16
-    sessions: int = 32
-    window: int = 2
-    outbox: int = 512
-    text: int = 500
-    steps_at_once: int = 16
-    max_fps: float = 60.0
-    keyframe_every: int = 8
-    keyframe_bytes: int = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -77,6 +59,14 @@ class Open:
             _between("steps", self.steps, 1, 64)
         if self.fps is not None:
             _between("fps", self.fps, 0.5, Limits.max_fps)
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """Go on with a session that this connection lost: the token that came with its `opened`."""
+
+    token: str
+    req: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,10 +181,10 @@ class Close:
     session: int
 
 
-Message = Hello | Open | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
+Message = Hello | Open | Reopen | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
 MESSAGES: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Hello, Open, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
+    for kind in (Hello, Open, Reopen, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
 }
 
 
@@ -246,7 +236,7 @@ class Header:
         return self.flags >> 8
 
 
-def parse(text: str, limits: Limits = Limits()) -> Message:
+def parse(text: str, limits: Limits = DEFAULT) -> Message:
     """Read one message of a client; raises `ServingError` for anything but a well-formed one.
 
     Fields are checked by name, type and range; unknown ones are refused. Whether a session or a world of that name
@@ -289,7 +279,8 @@ class Opened:
     """A session exists; its first frame follows. `about` describes the world, `start` where its context is from.
 
     `about["map"]` is null, or what there is to know of the map that comes with every frame: `height`, `width` and
-    `outline`, the corners `[x, y]` of what is in view, right and down in cells (none where it is not known).
+    `outline`, the corners `[x, y]` of what is in view, right and down in cells (none where it is not known). `token` is
+    for `reopen`, null where the server keeps no sessions.
     """
 
     session: int
@@ -300,6 +291,7 @@ class Opened:
     truth: bool
     parent: int | None = None
     req: int = 0
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -314,7 +306,11 @@ class TrueTick:
 
 @dataclass(frozen=True)
 class Tick:
-    """Closes a frame whose parts came just before. `end` is the predicted chance that the episode ends here."""
+    """Closes a frame whose parts came just before. `end` is the predicted chance that the episode ends here.
+
+    `late_ms` after its time the frame was there, `late` if that is more than a frame; `together` sessions were stepped
+    as one batch, of the `running` ones on this server.
+    """
 
     session: int
     epoch: int
@@ -328,6 +324,9 @@ class Tick:
     replayed: bool
     late: bool
     step_ms: float
+    late_ms: float = 0.0
+    together: int = 1
+    running: int = 0
     truth: TrueTick | None = None
 
 

@@ -2,71 +2,81 @@
 
 Clients post messages from elsewhere; this thread answers them and makes frames. Light messages (acks, actions, pauses)
 are handled at once; of those that cost steps (open, fork, rewind) one is done between two frames, so that nobody's
-rewinding starves the rest. The frame with the earliest deadline goes first. Sessions are stepped one by one, never as a
-batch: a batch may round differently, and a rewind must show the same bits again.
+rewinding starves the rest. The frame that must be there first goes first, and takes as many others of its world along
+as `choose` lets it.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from typing import TypeVar
 
-from ..errors import ServingError, TerrellaError
-from . import frames
-from .catalogue import Catalogue, Served
+from .catalogue import Catalogue
+from .client import Client
+from .curve import BatchCurve
+from .dispatch import Dispatcher
+from .keeper import Keeper
+from .limits import Limits
 from .player import Player
-from .protocol import (
-    Ack,
-    Action,
-    Close,
-    Closed,
-    Error,
-    Fork,
-    Limits,
-    Message,
-    Open,
-    Opened,
-    Pause,
-    Reset,
-    Resume,
-    Rewind,
-    Set,
-    Step,
-    Sync,
-    Tick,
-    TrueTick,
-    dump,
-)
-from .session import Session, Shot
-from .truth import Truth
+from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
 
-log = logging.getLogger("terrella.serving")
-HEAVY = (Open, Fork, Rewind, Reset, Sync, Step)
+HEAVY = (Open, Reopen, Fork, Rewind, Reset, Sync, Step)
+C = TypeVar("C")
 
 
-@dataclass(eq=False)
-class Client:
-    """One connection: `send` takes messages in order from the engine thread and never blocks."""
+def choose(due: Sequence[tuple[C, Player]], now: float, most: int) -> list[tuple[C, Player]]:
+    """Choose which of the players that are due to step together now, at most `most`.
 
-    send: Callable[[list[bytes | str]], None]
-    players: dict[int, Player] = field(default_factory=dict)
-    last_number: int = 0
-    gone: bool = False
+    The one whose frame must be there first leads; others of its world and denoising steps go along, earliest first. The
+    batch is the largest that, by the curve's 95 % quantile, is done in time for its leader, and for another world's
+    first frame after it. Where even the leader alone would be late, delay is what everybody has, and the fullest batch
+    makes it least. A batch is at most twice the largest that was measured.
+    """
+    first, *others = sorted(due, key=lambda pair: pair[1].latest)
+    kind = _kind(first[1])
+    company = [first, *(pair for pair in others if _kind(pair[1]) == kind)]
+    curve = _curve(first[1])
+    company = company[: min(most, max(1, 2 * curve.largest))]
+    end = first[1].latest
+    for _, other in others:
+        if _kind(other) != kind:
+            end = min(end, other.latest - _curve(other).p95(1))
+            break
+    fit = [size for size in range(1, len(company) + 1) if curve.p95(size) <= end - now]
+    return company[: max(fit)] if fit else company
+
+
+def _kind(player: Player) -> tuple[int, int | None]:
+    return id(player.session.served), player.session.steps
+
+
+def _curve(player: Player) -> BatchCurve:
+    return player.session.served.curve(player.session.steps)
 
 
 class EngineThread:
-    """Run sessions for many clients on one thread; `start`, `post` from any thread, `stop`."""
+    """Run sessions for many clients on one thread; `start`, `post` from any thread, `stop`.
 
-    def __init__(self, catalogue: Catalogue, limits: Limits, *, truth: bool = True) -> None:
-        self._catalogue = catalogue
-        self._limits = limits
-        self._truth = truth
-        self._clients: list[Client] = []
+    batch: how many sessions of one world are stepped together at most. admit: whether those are refused that would
+    make frames late. keeper: what lets sessions outlive their connection; closed by its owner.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        limits: Limits,
+        *,
+        truth: bool = True,
+        batch: int = 1,
+        admit: bool = False,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._dispatcher = Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admit, keeper=keeper)
+        self._batch = batch
         self._light: deque[tuple[Client, Message | None]] = deque()
         self._heavy: deque[tuple[Client, Message, Future[None]]] = deque()
         self._wake = threading.Condition()
@@ -120,227 +130,32 @@ class EngineThread:
                 heavy = self._heavy.popleft() if self._heavy else None
                 stopping = self._stopping
             for client, message in light:
-                self._handle(client, message)
+                self._dispatcher.handle(client, message)
             if stopping:
                 break
             if heavy is not None:
                 client, message, future = heavy
                 if not client.gone and future.set_running_or_notify_cancel():
-                    self._handle(client, message)
+                    self._dispatcher.handle(client, message)
                     future.set_result(None)
-            self._make_one_frame()
-        for client in list(self._clients):
-            self._handle(client, None)
+            self._make_frames()
+        self._dispatcher.close()
         for _, _, future in self._heavy:
             future.cancel()
 
-    def _players(self) -> list[tuple[Client, Player]]:
-        return [(client, player) for client in self._clients for player in client.players.values()]
-
     def _until_due(self) -> float | None:
-        deadlines = [player.deadline for _, player in self._players() if player.waiting()]
-        return min(deadlines) - time.monotonic() if deadlines else None
+        players = [player for _, player in self._dispatcher.players()]
+        times = [player.due_at for player in players if player.waiting()]
+        look = self._dispatcher.tiers.next_look(players)
+        times += [] if look is None else [look]
+        return min(times) - time.monotonic() if times else None
 
-    def _make_one_frame(self) -> None:
+    def _make_frames(self) -> None:
         now = time.monotonic()
-        due = [(client, player) for client, player in self._players() if player.due(now)]
-        if not due:
-            return
-        client, player = min(due, key=lambda pair: pair[1].deadline)
-        late = now - player.deadline > 1.0 / player.fps
-        player.schedule(now)
-        try:
-            self._advance(client, player, late=late)
-        except Exception as error:
-            self._fail(client, player, error)
-
-    def _advance(self, client: Client, player: Player, *, late: bool = False) -> None:
-        row, over, began = player.take(), player.session.shot.ended, time.perf_counter()
-        shot = player.session.advance(row)
-        self._show(client, player, shot, time.perf_counter() - began, late=late)
-        if shot.ended and not over and player.stop_at_end and player.running:
-            player.running = False
-            client.send([dump(player.status("ended"))])
-
-    def _show(
-        self, client: Client, player: Player, shot: Shot, seconds: float, *, late: bool = False, replayed: bool = False
-    ) -> None:
-        session, true = player.session, shot.truth
-        tick = Tick(
-            session=player.number,
-            epoch=player.epoch,
-            frame=shot.frame,
-            oldest=session.oldest,
-            seq=player.seq,
-            reward=shot.reward,
-            score=shot.score,
-            end=shot.end,
-            ended=shot.ended,
-            replayed=replayed,
-            late=late,
-            step_ms=round(seconds * 1e3, 2),
-            truth=None if true is None else TrueTick(true.reward, true.score, true.ended, shot.gap),
-        )
-        parts = frames.parts(
-            shot,
-            session.served.spec,
-            session.memory(),
-            session=player.number,
-            epoch=player.epoch,
-            seq=player.seq,
-            gen_us=int(seconds * 1e6),
-            flags=frames.frame_flags(late=late, replayed=replayed),
-        )
-        player.in_flight.append((player.epoch, shot.frame))
-        client.send([*parts, dump(tick)])
-        if session.notice:
-            client.send([dump(Error("truth", session.notice, player.number))])
-            session.notice = ""
-
-    def _handle(self, client: Client, message: Message | None) -> None:
-        """Carry out one message; a refusal is told to the client, anything else costs it the session."""
-        if message is None:
-            for player in client.players.values():
-                player.session.close()
-            client.players.clear()
-            if client in self._clients:
-                self._clients.remove(client)
-            return
-        number, req = getattr(message, "session", None), getattr(message, "req", 0)
-        player = client.players.get(number) if number is not None else None
-        try:
-            if isinstance(message, Open):
-                self._open(client, message)
-            elif player is not None:
-                self._command(client, player, message)
-            elif not isinstance(message, (Ack, Action, Close)):  # these may cross with the session's end
-                raise ServingError(f"there is no session {number!r:.20} here; open one first.")
-        except TerrellaError as error:
-            if player is not None and not player.session.sound:
-                return self._fail(client, player, error)
-            client.send([dump(Error(type(error).__name__, str(error), number if player else None, req))])
-        except Exception as error:
-            if player is not None:
-                self._fail(client, player, error)
-            else:
-                log.exception("a message failed: %s", type(message).__name__)
-                client.send([dump(Error("internal", f"that failed here: {type(error).__name__}.", None, req))])
-
-    def _command(self, client: Client, player: Player, message: Message) -> None:
-        match message:
-            case Action():
-                player.press(message)
-            case Ack():
-                player.acknowledge(message.epoch, message.frame)
-            case Pause() | Resume():
-                player.start(time.monotonic()) if isinstance(message, Resume) else player.stop()
-                client.send([dump(player.status())])
-            case Set():
-                self._set(player, message)
-                client.send([dump(player.status())])
-            case Step():
-                for _ in range(message.n):
-                    self._advance(client, player)
-            case Reset() | Rewind() | Sync():
-                self._jump(client, player, message)
-            case Fork():
-                self._fork(client, player, message)
-            case Close():
-                del client.players[player.number]
-                player.session.close()
-                client.send([dump(Closed(player.number))])
-
-    def _open(self, client: Client, message: Open) -> None:
-        self._room(client)
-        served = self._catalogue.get(message.world)
-        truth = self._begin_truth(served) if message.truth and self._truth else None
-        try:
-            session = Session(served, seed=message.seed, truth=truth, limits=self._limits, steps=message.steps)
-        except BaseException:
-            if truth is not None:
-                truth.close()
-            raise
-        fps = min(message.fps or served.spec.fps, self._limits.max_fps)
-        self._introduce(client, Player(self._number(client), session, self._limits, fps), None, message.req)
-
-    def _begin_truth(self, served: Served) -> Truth | None:
-        try:
-            return served.truth()
-        except Exception as error:
-            log.info("%s is played without its environment: %s", served.name, error)
-            return None
-
-    def _fork(self, client: Client, player: Player, message: Fork) -> None:
-        self._room(client)
-        session = player.session.fork(message.frame)
-        child = Player(
-            self._number(client), session, self._limits, player.fps, player.turns, stop_at_end=player.stop_at_end
-        )
-        self._introduce(client, child, player.number, message.req)
-
-    def _introduce(self, client: Client, player: Player, parent: int | None, req: int) -> None:
-        if client not in self._clients:
-            self._clients.append(client)
-        client.players[player.number] = player
-        session = player.session
-        opened = Opened(
-            session=player.number,
-            world=session.served.name,
-            about=session.served.about(),
-            seed=session.seed,
-            start="environment" if session.from_environment else "recorded",
-            truth=session.truth is not None,
-            parent=parent,
-            req=req,
-        )
-        client.send([dump(opened), dump(player.status())])
-        self._show(client, player, session.shot, 0.0, replayed=parent is not None)
-
-    def _jump(self, client: Client, player: Player, message: Reset | Rewind | Sync) -> None:
-        session, began = player.session, time.perf_counter()
-        if isinstance(message, Reset):
-            session.begin(session.seed if message.seed is None else message.seed)
-        elif isinstance(message, Rewind):
-            session.rewind(message.frame)
-        else:
-            session.sync()
-        player.epoch += 1
-        player.deadline = time.monotonic()
-        seconds = time.perf_counter() - began
-        self._show(client, player, session.shot, seconds, replayed=isinstance(message, Rewind))
-        client.send([dump(player.status())])
-
-    def _set(self, player: Player, message: Set) -> None:
-        if message.steps is not None:
-            player.session.set_steps(message.steps)
-        if message.fps is not None:
-            player.set_fps(message.fps, time.monotonic())
-        player.stop_at_end = player.stop_at_end if message.stop_at_end is None else message.stop_at_end
-        if message.turns is not None:
-            player.set_turns(message.turns)
-
-    def _room(self, client: Client) -> None:
-        if len(client.players) >= self._limits.panes:
-            raise ServingError(f"{self._limits.panes} sessions are open, which is the most; close one first.")
-        if len(self._players()) >= self._limits.sessions:
-            raise ServingError(f"this server runs {self._limits.sessions} sessions, the most; try again later.")
-
-    def _number(self, client: Client) -> int:
-        while True:
-            client.last_number = client.last_number % 255 + 1
-            if client.last_number not in client.players:
-                return client.last_number
-
-    def _fail(self, client: Client, player: Player, error: Exception) -> None:
-        """Close one session and leave the others alone."""
-        log.error("session %d of world %s failed", player.number, player.session.served.name, exc_info=error)
-        client.players.pop(player.number, None)
-        try:
-            player.session.close()
-        except Exception:
-            log.debug("closing a failed session failed", exc_info=True)
-        said = str(error) if isinstance(error, TerrellaError) else f"the session failed here: {type(error).__name__}."
-        client.send([dump(Error("failed", said, player.number)), dump(Closed(player.number, said))])
+        due = [(client, player) for client, player in self._dispatcher.players() if player.due(now)]
+        if due:
+            self._dispatcher.advance(choose(due, now, self._batch))
+        self._dispatcher.tiers.look([player for _, player in self._dispatcher.players()], now)
 
 
-__all__ = ["Client", "EngineThread"]
+__all__ = ["EngineThread", "choose"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,6 +123,19 @@ class Truth:
         self._rows = rows
         self.frame = mark.frame
         self._recent = deque(mark.recent, maxlen=self.context + 1)
+
+    def relive(
+        self, seed: int, rows: Sequence[tuple[np.ndarray, int | None]], frames: Sequence[int]
+    ) -> dict[int, Mark]:
+        """Begin from `seed` and give the actions of these rows again; return marks of `frames`, 0 to `len(rows)`."""
+        self.begin(seed)
+        marks = {}
+        for frame in range(len(rows) + 1):
+            if frame in frames:
+                marks[frame] = self.mark()
+            if frame < len(rows):
+                self.step(rows[frame][0])
+        return marks
 
     def fork(self, mark: Mark) -> Truth:
         """Return another environment at that moment; this one is left as it is."""

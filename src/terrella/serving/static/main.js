@@ -7,7 +7,7 @@ import { Pane } from "./pane.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "terrella-token";
-const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], holding: null };
+const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: [], reopening: new Map(), holding: null };
 const controls = new Controls($("controls"), act);
 
 // --- connection
@@ -22,7 +22,8 @@ function connect() {
       $("world").replaceChildren(...message.worlds.map((name) => element("option", {}, name)));
       $("world").value = message.worlds.includes(wanted.get("world")) ? wanted.get("world") : message.default;
       if (/^\d{1,9}$/.test(wanted.get("seed") ?? "")) $("seed").value = wanted.get("seed");
-      begin();
+      if (state.lost.length) reopen();
+      else begin();
     },
     opened: onOpened,
     status: onStatus,
@@ -30,6 +31,7 @@ function connect() {
     closed: onClosed,
     error(message) {
       if (message.fatal) return;
+      if (state.reopening.delete(message.req) && !state.reopening.size && !state.panes.size) begin();
       if (message.code === "UnknownName" || (message.req && !state.panes.size)) $("empty").textContent = message.message;
       toast(message.message);
     },
@@ -39,6 +41,9 @@ function connect() {
 
 function onLost(code, refusal) {
   lamp("off", "Not connected");
+  const tokens = [...[...state.panes.values()].map((pane) => pane.opened.token), ...state.reopening.values()].filter(Boolean);
+  state.lost = tokens.length ? tokens : state.lost;
+  state.reopening.clear();
   clearPanes();
   if (code === 4001) {
     sessionStorage.removeItem(TOKEN);
@@ -73,6 +78,15 @@ function begin() {
   state.link.send("open", { world, seed, truth: $("truth").checked, req: ++state.req, ...(steps && state.about?.name === world ? { steps } : {}) });
 }
 
+/** Go on with the sessions that a lost connection had. */
+function reopen() {
+  for (const token of state.lost) {
+    state.reopening.set(++state.req, token);
+    state.link.send("reopen", { token, req: state.req });
+  }
+  state.lost = [];
+}
+
 function clearPanes() {
   for (const pane of state.panes.values()) pane.node.remove();
   state.panes.clear();
@@ -81,7 +95,7 @@ function clearPanes() {
 }
 
 function onOpened(message) {
-  if (message.parent === null && message.req !== state.req) {
+  if (!state.reopening.delete(message.req) && message.parent === null && message.req !== state.req) {
     state.link.send("close", { session: message.session });
     return;
   }
@@ -92,6 +106,7 @@ function onOpened(message) {
   $("stage").append(pane.node);
   if (state.about?.name !== message.about.name || message.parent === null) {
     state.about = message.about;
+    $("world").value = message.world;
     controls.show(state.about);
     showCard($("card"), state.about, message);
     showSteps(state.about);
@@ -124,7 +139,10 @@ async function onTick(tick) {
   if (!pane) return;
   const waited = await pane.receive(tick);
   if (waited !== null) state.waits = [...state.waits.slice(-29), waited];
-  if (pane === state.focus && pane.running) state.times.push(performance.now());
+  if (pane !== state.focus || !pane.running) return;
+  state.times.push(performance.now());
+  state.lates = [...state.lates.slice(-59), tick.late_ms];
+  state.crowd = tick;
 }
 
 function shown(pane, tick) {
@@ -149,6 +167,7 @@ function focus(pane) {
   if (state.focus === pane) return;
   state.focus = pane;
   state.times = [];
+  state.lates = [];
   for (const p of state.panes.values()) p.node.toggleAttribute("data-focus", p === pane);
   act();
   refresh();
@@ -297,6 +316,10 @@ setInterval(() => {
   const rate = state.times.length > 2 ? ((state.times.length - 1) * 1000) / (state.times.at(-1) - state.times[0]) : null;
   $("fps").textContent = rate === null ? "–" : rate.toFixed(1);
   const sorted = [...state.waits].sort((a, b) => a - b);
+  const late = [...state.lates].sort((a, b) => a - b);
+  for (const node of document.querySelectorAll(".crowd")) node.hidden = !((state.crowd?.running ?? 0) > 1);
+  $("together").textContent = state.crowd ? `${state.crowd.together} of ${state.crowd.running}` : "–";
+  $("late").textContent = late.length ? Math.round(late[Math.floor(0.95 * (late.length - 1))]) : "–";
   $("latency").textContent = sorted.length ? Math.round(sorted[Math.floor(sorted.length / 2)]) : "–";
 }, 250);
 

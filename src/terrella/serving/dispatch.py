@@ -1,0 +1,382 @@
+"""What clients ask for, carried out: sessions opened, driven, rewound, forked and closed, and their frames shown.
+
+All of it runs on the engine thread. A refusal is told to the client; a session that fails is closed alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ServerFull, ServingError, TerrellaError
+from .admission import Demand, refusal
+from .catalogue import Catalogue, Served
+from .client import Client, Made
+from .curve import BatchCurve
+from .guard import same_token
+from .keeper import Keeper
+from .limits import Limits
+from .player import Player
+from .protocol import (
+    Ack,
+    Action,
+    Close,
+    Closed,
+    Error,
+    Fork,
+    Message,
+    Open,
+    Opened,
+    Pause,
+    Reopen,
+    Reset,
+    Resume,
+    Rewind,
+    Set,
+    Step,
+    Sync,
+    dump,
+)
+from .session import Session, advance_together
+from .tiers import Tiers
+from .truth import Truth
+
+log = logging.getLogger("terrella.serving")
+GRACE = 10.0  # seconds for which a stopped session still counts as one that runs
+
+
+class Dispatcher:
+    """The sessions of all clients.
+
+    batch: how many are stepped together at most; above 1 they keep one phase. admit: whether sessions are refused that
+    would make frames late. keeper: what lets sessions outlive their connection.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        limits: Limits,
+        *,
+        truth: bool = True,
+        batch: int = 1,
+        admit: bool = False,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._catalogue = catalogue
+        self._admits = admit
+        self._keeper = keeper
+        self.tiers = Tiers(limits, disk=keeper is not None)
+        self._limits = limits
+        self._truth = truth
+        self._batch = batch
+        self._clients: list[Client] = []
+
+    def players(self) -> list[tuple[Client, Player]]:
+        """Every session with its client."""
+        return [(client, player) for client in self._clients for player in client.players.values()]
+
+    def close(self) -> None:
+        """Close every session."""
+        for client in list(self._clients):
+            self.handle(client, None)
+
+    def advance(self, company: Sequence[tuple[Client, Player]]) -> None:
+        """Make the next frame of players of one world with equal denoising steps, and note what the batch has cost."""
+        began = time.perf_counter()
+        due = [player.due_at for _, player in company]
+        over = [player.session.shot.ended for _, player in company]
+        now = time.monotonic()
+        for _, player in company:
+            player.schedule(now)
+        rows = [player.take() for _, player in company]
+        sessions = [player.session for _, player in company]
+        try:
+            advance_together(sessions, rows)
+        except Exception as error:
+            self._alone(company, rows, error)
+        seconds, now = time.perf_counter() - began, time.monotonic()
+        for (client, player), due_at, ended in zip(company, due, over):
+            if player.session.sound:
+                lateness = now - due_at
+                self.show(client, player, Made(seconds, len(sessions), lateness, late=lateness > 1.0 / player.fps))
+                self._stop_at_end(client, player, ended)
+        first = sessions[0]
+        first.served.curve(first.steps).note(len(sessions), time.perf_counter() - began)
+
+    def show(self, client: Client, player: Player, made: Made) -> None:
+        """Send what a session shows at its present frame."""
+        client.show(player, made, sum(other.running for _, other in self.players()))
+
+    def handle(self, client: Client, message: Message | None) -> None:
+        """Carry out one message, None for a client that is gone.
+
+        A refusal is told to the client, anything else costs it the session.
+        """
+        if message is None:
+            for player in client.players.values():
+                self.tiers.ended(player, time.monotonic(), back=False)
+                if self._keeper is not None and player.session.sound:
+                    player.session.rest("disk")
+                player.session.close()
+            client.players.clear()
+            if client in self._clients:
+                self._clients.remove(client)
+            return
+        number, req = getattr(message, "session", None), getattr(message, "req", 0)
+        player = client.players.get(number) if number is not None else None
+        try:
+            if isinstance(message, Open):
+                self._open(client, message)
+            elif isinstance(message, Reopen):
+                self._reopen(client, message)
+            elif player is not None:
+                self._command(client, player, message)
+            elif not isinstance(message, (Ack, Action, Close)):  # these may cross with the session's end
+                raise ServingError(f"there is no session {number!r:.20} here; open one first.")
+        except ServerFull as error:
+            if isinstance(message, (Open, Reopen)) and not client.players:
+                client.refused = str(error)
+            else:
+                client.send([dump(Error("full", str(error), number if player else None, req))])
+                client.send([] if player is None else [dump(player.status("full"))])
+        except TerrellaError as error:
+            if player is not None and not player.session.sound:
+                return self.fail(client, player, error)
+            client.send([dump(Error(type(error).__name__, str(error), number if player else None, req))])
+        except Exception as error:
+            if player is not None:
+                self.fail(client, player, error)
+            else:
+                log.exception("a message failed: %s", type(message).__name__)
+                client.send([dump(Error("internal", f"that failed here: {type(error).__name__}.", None, req))])
+
+    def fail(self, client: Client, player: Player, error: Exception) -> None:
+        """Close one session and leave the others alone."""
+        log.error("session %d of world %s failed", player.number, player.session.served.name, exc_info=error)
+        client.players.pop(player.number, None)
+        try:
+            player.session.close()
+        except Exception:
+            log.debug("closing a failed session failed", exc_info=True)
+        said = str(error) if isinstance(error, TerrellaError) else f"the session failed here: {type(error).__name__}."
+        client.send([dump(Error("failed", said, player.number)), dump(Closed(player.number, said))])
+
+    # inside
+
+    def _alone(self, company: Sequence[tuple[Client, Player]], rows: Sequence[np.ndarray], error: Exception) -> None:
+        """After a batch that failed: let every session try alone, so that only those that cannot go on are closed."""
+        for (client, player), row in zip(company, rows):
+            try:
+                if len(company) == 1:
+                    raise error
+                player.session.recover()
+                player.session.advance(row)
+            except Exception as own:
+                player.session.sound = False
+                self.fail(client, player, own)
+
+    def _stop_at_end(self, client: Client, player: Player, over: bool) -> None:
+        """Stop the clock where the world has just predicted the end."""
+        if player.session.shot.ended and not over and player.stop_at_end and player.running:
+            player.stop(time.monotonic())
+            client.send([dump(player.status("ended"))])
+
+    def _command(self, client: Client, player: Player, message: Message) -> None:
+        match message:
+            case Action():
+                player.press(message, time.monotonic())
+            case Ack():
+                player.acknowledge(message.epoch, message.frame, time.monotonic())
+            case Pause():
+                player.stop(time.monotonic())
+                client.send([dump(player.status())])
+            case Resume():
+                self._admit(player.session.served.curve(player.session.steps), player.fps, player)
+                self.tiers.ended(player, time.monotonic(), back=True)
+                player.start(time.monotonic())
+                client.send([dump(player.status())])
+            case Set():
+                self._set(player, message)
+                client.send([dump(player.status())])
+            case Step():
+                for _ in range(message.n):
+                    self._step(client, player)
+            case Reset() | Rewind() | Sync():
+                self._jump(client, player, message)
+            case Fork():
+                self._fork(client, player, message)
+            case Close():
+                del client.players[player.number]
+                self.tiers.ended(player, time.monotonic(), back=False)
+                player.session.close()
+                if self._keeper is not None and player.session.record is not None:
+                    self._keeper.forget(player.session.record)
+                client.send([dump(Closed(player.number))])
+
+    def _step(self, client: Client, player: Player) -> None:
+        """One frame by hand, whatever the clock says."""
+        row, over, began = player.take(), player.session.shot.ended, time.perf_counter()
+        player.session.advance(row)
+        player.stopped = time.monotonic()
+        self.show(client, player, Made(time.perf_counter() - began))
+        self._stop_at_end(client, player, over)
+
+    def _open(self, client: Client, message: Open) -> None:
+        self._room(client)
+        served = self._catalogue.get(message.world)
+        fps = min(message.fps or served.spec.fps, self._limits.max_fps)
+        self._admit(served.curve(message.steps), fps)
+        token = secrets.token_urlsafe(24)
+        record = None if self._keeper is None else self._keeper.record(token)
+        try:
+            session = self._begin(served, message.truth, seed=message.seed, steps=message.steps, record=record)
+        except BaseException:
+            if record is not None and self._keeper is not None:
+                self._keeper.forget(record)
+            raise
+        player = Player(client.number(), session, self._limits, fps, in_phase=self._batch > 1, token=token)
+        self._introduce(client, player, None, message.req)
+
+    def _reopen(self, client: Client, message: Reopen) -> None:
+        """Give a session back to whoever holds its token: taken over from a connection, or as its journal tells it."""
+        if self._keeper is None:
+            raise ServingError("this server keeps no sessions; open a new one.")
+        self._room(client, new=False)
+        for other, player in self.players():
+            if same_token(message.token, player.token):
+                del other.players[player.number]
+                other.send([dump(Closed(player.number, "this session goes on in another window."))])
+                player.stop(time.monotonic())
+                player.in_flight.clear()
+                player.number = client.number()
+                return self._introduce(client, player, None, message.req)
+        self._room(client)
+        past, record = self._keeper.resume(message.token)
+        served, about = self._catalogue.get(str(past.about.get("world"))), past.about
+        self._admit(served.curve(about["steps"]), about["fps"])
+        session = self._begin(served, about["truth"], seed=past.seed, steps=about["steps"], record=record, past=past)
+        player = Player(
+            client.number(),
+            session,
+            self._limits,
+            about["fps"],
+            about["turns"],
+            stop_at_end=about["stop_at_end"],
+            in_phase=self._batch > 1,
+            token=message.token,
+        )
+        self._introduce(client, player, None, message.req)
+
+    def _begin(self, served: Served, truth: bool, **settings: Any) -> Session:
+        """A session, with the true environment beside it if that is wanted and there."""
+        env = self._begin_truth(served) if truth and self._truth else None
+        try:
+            return Session(served, truth=env, limits=self._limits, **settings)
+        except BaseException:
+            if env is not None:
+                env.close()
+            raise
+
+    def _begin_truth(self, served: Served) -> Truth | None:
+        try:
+            return served.truth()
+        except Exception as error:
+            log.info("%s is played without its environment: %s", served.name, error)
+            return None
+
+    def _fork(self, client: Client, player: Player, message: Fork) -> None:
+        self._room(client)
+        self._admit(player.session.served.curve(player.session.steps), player.fps)
+        token, session = secrets.token_urlsafe(24), player.session.fork(message.frame)
+        if self._keeper is not None and player.session.record is not None:
+            session.record = self._keeper.branch(player.session.record, token, session.shot.frame)
+        child = Player(
+            client.number(),
+            session,
+            self._limits,
+            player.fps,
+            player.turns,
+            stop_at_end=player.stop_at_end,
+            in_phase=player.in_phase,
+            token=token,
+        )
+        self._introduce(client, child, player.number, message.req)
+
+    def _introduce(self, client: Client, player: Player, parent: int | None, req: int) -> None:
+        if client not in self._clients:
+            self._clients.append(client)
+        client.players[player.number] = player
+        player.stopped = time.monotonic()
+        session = player.session
+        self._note(player, world=session.served.name, truth=session.truth is not None)
+        opened = Opened(
+            session=player.number,
+            world=session.served.name,
+            about=session.served.about(),
+            seed=session.seed,
+            start="environment" if session.from_environment else "recorded",
+            truth=session.truth is not None,
+            parent=parent,
+            req=req,
+            token=None if session.record is None else player.token,
+        )
+        client.send([dump(opened), dump(player.status())])
+        self.show(client, player, Made(replayed=parent is not None))
+
+    def _jump(self, client: Client, player: Player, message: Reset | Rewind | Sync) -> None:
+        session, began = player.session, time.perf_counter()
+        if isinstance(message, Reset):
+            session.begin(session.seed if message.seed is None else message.seed)
+        elif isinstance(message, Rewind):
+            session.rewind(message.frame)
+        else:
+            session.sync()
+        player.epoch += 1
+        player.deadline = player.stopped = time.monotonic()
+        self.show(client, player, Made(time.perf_counter() - began, replayed=isinstance(message, Rewind)))
+        client.send([dump(player.status())])
+
+    def _set(self, player: Player, message: Set) -> None:
+        if message.steps is not None:
+            player.session.set_steps(message.steps)
+        if message.fps is not None:
+            if message.fps > player.fps:
+                self._admit(player.session.served.curve(player.session.steps), message.fps, player)
+            player.set_fps(message.fps, time.monotonic())
+        player.stop_at_end = player.stop_at_end if message.stop_at_end is None else message.stop_at_end
+        if message.turns is not None:
+            player.set_turns(message.turns)
+        self._note(player)
+
+    def _note(self, player: Player, **more: object) -> None:
+        """Write down how a session runs."""
+        record, steps = player.session.record, player.session.steps
+        if record is not None:
+            record.amend(fps=player.fps, turns=player.turns, stop_at_end=player.stop_at_end, steps=steps, **more)
+
+    def _room(self, client: Client, *, new: bool = True) -> None:
+        """Raise where this client, or for a `new` session the server, has as many as it may."""
+        if len(client.players) >= self._limits.panes:
+            raise ServingError(f"{self._limits.panes} sessions are open, which is the most; close one first.")
+        if new and len(self.players()) >= self._limits.sessions:
+            raise ServerFull(f"this server runs {self._limits.sessions} sessions, the most; try again later.")
+
+    def _admit(self, curve: BatchCurve, fps: float, player: Player | None = None) -> None:
+        """Raise `ServerFull` where a session that begins to run, or this `player`, would make frames late."""
+        if not self._admits:
+            return
+        now, demands = time.monotonic(), list[Demand]()
+        for _, other in self.players():
+            if other is not player and (other.running or now - other.stopped < GRACE):
+                demands.append((other.session.served.curve(other.session.steps), other.fps))
+        said = refusal(demands, curve, fps, self._batch)
+        if said is not None:
+            raise ServerFull(said)
+
+
+__all__ = ["Dispatcher"]

@@ -1,0 +1,93 @@
+"""Sessions' states at rest, each under a key that is a hash of the session's whole past.
+
+The key of a start hashes the world, the engine's settings, the seed and the frames that were given; each action hashes
+onto it. Equal pasts have equal keys and are stored once, and a state never meets another world. Hash chains of what was
+said, instead of hashes of states, after LMCache (Liu et al., arXiv 2510.09665), whose chains run over tokens; here an
+action and the denoising steps of its frame are a link.
+
+A store is four methods (`put`, `get`, `drop` and `in`); this one is a folder of safetensors files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..engine import Engine, State
+from ..errors import ServingError
+from ..files import atomic
+
+
+def first_key(about: Mapping[str, object], observations: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
+    """The key of a session that starts from these frames, under what else decides its future (JSON values)."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(observations):
+        array = np.ascontiguousarray(observations[name])
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    digest.update(np.ascontiguousarray(rows, np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def next_key(key: str, row: np.ndarray, steps: int | None) -> str:
+    """The key after one more action, a flat row, whose frame took so many denoising steps."""
+    link = f"{key} {steps} ".encode() + np.ascontiguousarray(row, np.float64).tobytes()
+    return hashlib.sha256(link).hexdigest()
+
+
+def parted_key(key: str, salt: str) -> str:
+    """A key of its own for a session whose state is no function of its past, from a random `salt`."""
+    return hashlib.sha256(f"{key} {salt}".encode()).hexdigest()
+
+
+class Snapshots:
+    """States and what was shown with them, as files of a folder."""
+
+    def __init__(self, folder: str | Path):
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def __contains__(self, key: str) -> bool:
+        return self._shot(key).exists()  # written last
+
+    def put(self, key: str, state: State, shown: Mapping[str, np.ndarray], numbers: Mapping[str, object]) -> None:
+        """Store a state of one session with the frame shown and its numbers (JSON values), unless it is there."""
+        if key in self:
+            return
+        state.save(self._state(key))
+        with atomic(self._shot(key)) as partial:
+            arrays = {name: np.ascontiguousarray(value) for name, value in shown.items()}
+            save_file(arrays, partial, {"terrella": json.dumps(dict(numbers))})
+
+    def get(self, key: str, engine: Engine) -> tuple[State, dict[str, np.ndarray], dict[str, Any]]:
+        """Return a state, the frame shown and its numbers; raises `ServingError` or `StateError` if it cannot."""
+        try:
+            with safe_open(str(self._shot(key)), "np") as file:
+                numbers = json.loads((file.metadata() or {})["terrella"])
+                shown = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise ServingError(f"snapshot {key[:12]} cannot be read: {error}; begin a new session.") from error
+        return engine.load_state(self._state(key)), shown, numbers
+
+    def drop(self, key: str) -> None:
+        """Delete a snapshot, if it is there."""
+        self._shot(key).unlink(missing_ok=True)
+        self._state(key).unlink(missing_ok=True)
+
+    def retain(self, keys: Container[str]) -> None:
+        """Delete all snapshots but those of these keys."""
+        for path in (*self._folder.glob("*.state"), *self._folder.glob("*.shot")):
+            if path.stem not in keys:
+                path.unlink()
+
+    def _state(self, key: str) -> Path:
+        return self._folder / f"{key}.state"
+
+    def _shot(self, key: str) -> Path:
+        return self._folder / f"{key}.shot"
