@@ -29,7 +29,7 @@ from ..planning.tasks import Task
 from ..planning.trial import Blind, Start, controller, play
 from ..spec import WorldSpec
 
-PLANNER, ROLLOUTS = "icem", 32  # who shows how it is done, and the futures it plays for each plan
+PLANNER = "icem"  # who shows how it is done
 _CELLS = 16  # a picture is compared as so many by so many means
 
 
@@ -116,12 +116,15 @@ def graded(
     return Policies(names, copier, copies, rows)
 
 
-def shown(task: Task, spec: WorldSpec, env: gym.Env, starts: Sequence[Start], seed: int = 0) -> Copier:
-    """A copier of what a planner does from these starts in the true simulator, whose environment `env` is."""
+def shown(task: Task, spec: WorldSpec, env: gym.Env, starts: Sequence[Start], rollouts: int, seed: int = 0) -> Copier:
+    """A copier of what a planner does from these starts in the true simulator, whose environment `env` is.
+
+    rollouts: futures that it plays for each plan.
+    """
     frames: dict[str, list[np.ndarray]] = {name: [] for name in spec.modelled}
     rows: list[np.ndarray] = []
     for start in starts:
-        watched = _Watched(controller(task, Simulator(env), PLANNER, ROLLOUTS, [start], seed=seed))
+        watched = _Watched(controller(task, Simulator(env), PLANNER, rollouts, [start], seed=seed))
         play(task, spec, [env], [start], watched)
         done = np.concatenate(watched.rows)  # (T, W)
         ahead = np.minimum(np.arange(len(done))[:, None] + np.arange(task.execute), len(done) - 1)

@@ -40,6 +40,7 @@ from .imagination import require_finite
 from .policies import Acting, Policies, graded, shown
 
 SHOWN = 12  # episodes in which a planner shows how it is done
+_ROLLOUTS = {True: 32, False: 16}  # with a task or without, where nobody has said that the simulator is fast
 _TYPES = {"image": np.uint8, "vector": np.float32}
 
 
@@ -147,7 +148,7 @@ class PolicyRanking(Subject):
 def _prepared(m: Measurement, ground: Ground) -> _Contest:
     env, spec, steps = ground.env, ground.spec, max(m.marks)
     found = task_in(describe(env).env)
-    task = found or Task(describe(env).env, "earn as much as can be", _never, limit=steps, horizon=16, execute=4)
+    task = found or Task(describe(env).env, "earn as much as can be", _never, limit=steps, horizon=12, execute=4)
     if found is None:
         stage = Stage(env, spec, ground.seed, ground.taken, ground.policy)
         teach, begun = (_moments(stage, ground, count, steps) for count in (SHOWN, m.groups))
@@ -155,7 +156,7 @@ def _prepared(m: Measurement, ground: Ground) -> _Contest:
         seeds = [ground.seed * 100_003 + 50_000 + number for number in range(SHOWN + m.groups)]
         started = [begin(task, env, seed) for seed in seeds]
         teach, begun = (_resumed(env, spec, part) for part in (started[:SHOWN], started[SHOWN:]))
-    copier = shown(task, spec, env, teach.starts, ground.seed)
+    copier = shown(task, spec, env, teach.starts, _ROLLOUTS[found is not None], ground.seed)
     keys = [start.seed for start in begun.starts]
     policies = graded(spec, env.action_space, copier, m.branches, keys, task.limit)
     twice = [_true(env, spec, task, begun, policies, chance) for chance in (None, ground.seed)]
