@@ -79,6 +79,8 @@ def test_latent_actions_tell_what_was_done(line, latent):
     assert rows.dtype == np.float64
     assert np.abs(rows).max() <= 3
     assert latent.record["actions_held_out"] < 0.9  # of what frames change
+    every = np.concatenate([latent.rows(e.observations) for e in line])
+    np.testing.assert_allclose(latent.record["deviation"], every.std(0), rtol=0.1)
 
 
 def test_quantised_ones_are_few(line):

@@ -56,7 +56,8 @@ def label(
         load, learn = LatentActions.load, learn_actions
         model = load(folder / "actions") if finished else learn(dataset, folder / "actions", size=size, **how)
         write(dataset, folder / "data", model)
-        Say.print(f"held-out loss {model.record['actions_held_out']:.4f}, as a share of how much frames change")
+        varies = ", ".join(f"{x:.2f}" for x in model.record["deviation"])
+        Say.print(f"deviations of the latent actions: {varies} (all near 0: nothing was found)")
     Say.print(f"{dataset.steps:,} transitions labelled: {folder / 'data'}")
     then = f"   then: terrella align {folder}/world LABELLED --actions {folder}/actions" if by == "latent" else ""
     Say.print(f"next: terrella train {folder}/data --out {folder}/world{then}")
