@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arenas.chaos import SYSTEMS
+from ..arenas.chaos import System
 from ..errors import ArenaError, ConfigError
 from ..registry import register
 from ..spec import StreamSpec
@@ -157,7 +157,7 @@ class _Free:
 def _free(stage: Stage, size: Size) -> _Free:
     core: Any = stage.env.unwrapped
     system = getattr(core, "system", None)
-    if system not in SYSTEMS.values() or system.exponent is None:
+    if not isinstance(system, System) or system.exponent is None:
         raise ArenaError(f"{stage.spec.env.id or 'this environment'} is no chaotic system whose exponent is known.")
     moments, truths = free_rollouts(stage, size.groups, size.steps, context=size.context)
     return _Free(moments, truths, system.exponent, system.step)

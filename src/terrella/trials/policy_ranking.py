@@ -233,7 +233,7 @@ def _dreamed(entrant: Entrant, contest: _Contest, spec: WorldSpec, advance: Call
     return played
 
 
-def _blank(spec: WorldSpec, shape: tuple[int, int, int], looks: bool) -> Played:
+def _blank(spec: WorldSpec, shape: tuple[int, ...], looks: bool) -> Played:
     streams = spec.modelled if looks else {}
     frames = {name: np.zeros((*shape, *s.shape), _TYPES[s.kind]) for name, s in streams.items()}
     return Played(np.zeros(shape, np.float32), np.zeros(shape, np.float32), frames, np.full(shape[:2], shape[2]))
