@@ -10,7 +10,8 @@ from terrella.arenas import describe, make
 from terrella.errors import TerrellaError
 from terrella.evaluation.moments import Stage
 from terrella.evaluation.references import CopyLast
-from terrella.evaluation.situations import SITUATIONS, Size
+from terrella.evaluation.situations import Size
+from terrella.registry import lookup
 
 CASES: dict[str, tuple[str, dict[str, Any], Size]] = {
     "unseen": ("terrella/Sprites-v0", {}, Size(8, 3, 2, 10)),
@@ -27,12 +28,12 @@ def merit(name: str, table: dict[str, Any]) -> float:
     return table[{"unseen": "right", "change": "auroc", "chaos": "valid_time"}[name]]["mean"]
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", CASES)
 def test_who_knows_is_better_than_who_holds_the_last_frame(name):
     arena, settings, size = CASES[name]
     env = make(arena, **settings)
     stage = Stage(env, describe(env), 0)
-    situation = SITUATIONS[name]
+    situation = lookup("subject", name)()
     found = situation.make(stage, size)
     known = situation.score(situation.knows(stage, found), found, stage)
     held = situation.score(CopyLast(), found, stage)
@@ -44,9 +45,9 @@ def test_who_knows_is_better_than_who_holds_the_last_frame(name):
     env.close()
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", CASES)
 def test_elsewhere_the_reason_is_named(name):
     env = make("CartPole-v1")
     with pytest.raises(TerrellaError, match="CartPole"):
-        SITUATIONS[name].make(Stage(env, describe(env), 0), Size(2, 4, 2, 0))
+        lookup("subject", name)().make(Stage(env, describe(env), 0), Size(2, 4, 2, 0))
     env.close()

@@ -14,6 +14,7 @@ outcome, with the rule switched half-way, or alone.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,16 +60,20 @@ class Size:
     lead: int
 
 
-@dataclass(frozen=True)
-class Situation:
-    """make: the truth, raises `ArenaError` or `ConfigError` where there is none. knows: who knows it, for reference.
+class Situation(Subject):
+    """A subject whose truth is made from the environment alone; `found` is what `make` returns."""
 
-    score: an entrant against it, JSON values.
-    """
+    @abstractmethod
+    def make(self, stage: Stage, size: Size) -> Any:
+        """Play the truth; raises `ArenaError` or `ConfigError` where there is no such situation."""
 
-    make: Callable[[Stage, Size], Any]
-    knows: Callable[[Stage, Any], Dreamer]
-    score: Callable[[Dreamer, Any, Stage], dict[str, Any]]
+    @abstractmethod
+    def knows(self, stage: Stage, found: Any) -> Dreamer:
+        """Return who knows the truth."""
+
+    @abstractmethod
+    def score(self, dreamer: Dreamer, found: Any, stage: Stage) -> dict[str, Any]:
+        """Hold an entrant against it: JSON values, scores as `mean` and `interval`."""
 
     def missing(self, m: Measurement, ground: Ground) -> str | None:
         """Why there is no such situation, or None."""
@@ -82,11 +87,19 @@ class Situation:
         self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]
     ) -> dict[str, Any]:
         """Score an entrant, and beside it the references, which are the same for all."""
-        found = self._truth(m, ground)
-        rows = ground.once((m, "references"), lambda: self._references(found, ground.stage))
-        own = self.score(entrant, found, ground.stage)
+        found, stage = self._truth(m, ground), ground.stage
+        rows = ground.once((m, "references"), lambda: self._references(found, stage))
+        own = self.score(entrant, found, stage)
         advance(m.frames)
         return {"rows": {"entrant": own, **rows}}
+
+    def page(self, rows: dict[str, dict[str, Any]]) -> str:
+        """All scores of all."""
+        whole = {who: row["rows"]["entrant"] for who, row in rows.items()}
+        first = next(iter(rows.values()))["rows"]
+        whole |= {who: found for who, found in first.items() if who != "entrant"}
+        lines = [[who, *cells] for who, found in whole.items() for cells in _flat(found)]
+        return html_table(["who", "score", "value", "95 %"], lines)
 
     def _truth(self, m: Measurement, ground: Ground) -> Any:
         size = Size(m.groups, max(m.marks), ground.context, ground.lead)
@@ -97,53 +110,102 @@ class Situation:
         return {name: self.score(dreamer, found, stage) for name, dreamer in who.items()}
 
 
-def _journeys(stage: Stage, size: Size) -> Journeys:
-    return journeys(stage, size.groups, size.steps, context=size.context, lead=size.lead)
+@register("subject", "unseen")
+class Unseen(Situation):
+    """What becomes of things that nobody sees."""
+
+    note = (
+        "The viewer looks away for some steps and back again. Which truth is the last frame nearest to: things went "
+        "on, stood still, are gone, are others? Revisit: its error less that after as long on the spot."
+    )
+
+    def make(self, stage: Stage, size: Size) -> Journeys:
+        """Leave and return."""
+        return journeys(stage, size.groups, size.steps, context=size.context, lead=size.lead)
+
+    def knows(self, stage: Stage, found: Journeys) -> Dreamer:
+        """The simulator."""
+        return Oracle(stage, _states(found.moments))
+
+    def score(self, dreamer: Dreamer, found: Journeys, stage: Stage) -> dict[str, Any]:
+        """As `permanence`."""
+        return permanence(dreamer, found, stage)
+
+    def line(self, row: dict[str, Any]) -> str:
+        """How often the truth that went on was the nearest."""
+        found = row["rows"]["entrant"]
+        return f"went on: {_short(found['right'])} of {found['asked']} returns, chance {_short(found['chance'])}"
 
 
-def _by_group(stage: Stage, found: Journeys) -> Dreamer:
-    return Oracle(stage, {g: _saved(m) for g, m in enumerate(found.moments)})
+@register("subject", "chance")
+class Chance(Situation):
+    """Is a world as unsure as the truth is?"""
+
+    note = (
+        "Futures of one moment with chance drawn anew, of the truth and of the entrant. Energy distance: 0 for equal "
+        "distributions. Coverage: share of the outcomes that some sample comes close to. Impossible: share of samples "
+        "that are close to none."
+    )
+
+    def make(self, stage: Stage, size: Size) -> Draws:
+        """Draw true futures; refuses environments in which nothing happens by chance."""
+        horizons = tuple(sorted({1, max(1, size.steps // 4), size.steps}))
+        found = draws(stage, size.groups, context=size.context, horizons=horizons, reseeds=RESEEDS, lead=size.lead)
+        if all((truth == truth[:, :1]).all() for truth in found.truths.values()):
+            raise ArenaError(f"nothing happens by chance in {stage.spec.env.id} within {size.steps} steps.")
+        return found
+
+    def knows(self, stage: Stage, found: Draws) -> Dreamer:
+        """The simulator, with chance of its own."""
+        states = _states(found.moments)
+        return TrueChance(stage, {g * SAMPLES + s: state for g, state in states.items() for s in range(SAMPLES)})
+
+    def score(self, dreamer: Dreamer, found: Draws, stage: Stage) -> dict[str, Any]:
+        """As `calibration`, by stream."""
+        streams = {}
+        for name, stream in stage.spec.modelled.items():
+            unit = 255.0 if stream.kind == "image" else float(_deviation(found.truths[name]).mean())
+            streams[name] = calibration(dreamer, found, name, SAMPLES, unit)
+        return {"streams": streams}
+
+    def line(self, row: dict[str, Any]) -> str:
+        """Energy distance at the last horizon."""
+        pairs = [(name, next(iter(found["streams"].values()))) for name, found in row["rows"].items()]
+        return "energy distance: " + ", ".join(f"{n} {s['energy_distance']['mean'][-1]:.3g}" for n, s in pairs)
 
 
-def _draws(stage: Stage, size: Size) -> Draws:
-    horizons = tuple(sorted({1, max(1, size.steps // 4), size.steps}))
-    found = draws(stage, size.groups, context=size.context, horizons=horizons, reseeds=RESEEDS, lead=size.lead)
-    if all((truth == truth[:, :1]).all() for truth in found.truths.values()):
-        raise ArenaError(f"nothing happens by chance in {stage.spec.env.id} within {size.steps} steps.")
-    return found
+@register("subject", "change")
+class Change(Situation):
+    """Does it notice that a rule has changed?"""
 
+    note = (
+        "One rule is switched half-way. AUROC: does the next true frame surprise more than under the old rule? Delay: "
+        "steps until it does for certain. The true simulator here still believes in the old rule."
+    )
 
-def _true_chance(stage: Stage, found: Draws) -> Dreamer:
-    states = {g * SAMPLES + s: _saved(m) for g, m in enumerate(found.moments) for s in range(SAMPLES)}
-    return TrueChance(stage, states)
+    def make(self, stage: Stage, size: Size) -> Switches:
+        """Switch the first of `RULES` that the environment has."""
+        stage.next(size.context, 1, size.lead)
+        names = {} if stage.fork is None else stage.fork.quantities()
+        rule = next((name for name in RULES if name in names), None)
+        if rule is None:
+            raise ArenaError(f"{stage.spec.env.id} has none of the rules that can be switched: {', '.join(RULES)}.")
+        how: dict[str, Any] = {"context": size.context, "when": size.steps // 2, "steps": size.steps, "lead": size.lead}
+        return switches(stage, size.groups, rule, RULES[rule](names[rule]), **how)
 
+    def knows(self, stage: Stage, found: Switches) -> Dreamer:
+        """The simulator under the old rule."""
+        return Oracle(stage, dict(enumerate(state for runs in found.states for run in runs for state in run)))
 
-def _calibration(dreamer: Dreamer, found: Draws, stage: Stage) -> dict[str, Any]:
-    streams = {}
-    for name, stream in stage.spec.modelled.items():
-        unit = 255.0 if stream.kind == "image" else float(_deviation(found.truths[name]).mean())
-        streams[name] = calibration(dreamer, found, name, SAMPLES, unit)
-    return {"streams": streams}
+    def score(self, dreamer: Dreamer, found: Switches, stage: Stage) -> dict[str, Any]:
+        """As `detection_of`."""
+        scales = {name: _unit(stream, found.observations[name]) for name, stream in stage.spec.modelled.items()}
+        told = detection_of(surprise(dreamer, found, stage, scales), found.when)
+        return {key: value for key, value in told.items() if key != "raw"}
 
-
-def _switches(stage: Stage, size: Size) -> Switches:
-    stage.next(size.context, 1, size.lead)
-    names = {} if stage.fork is None else stage.fork.quantities()
-    rule = next((name for name in RULES if name in names), None)
-    if rule is None:
-        raise ArenaError(f"{stage.spec.env.id} has none of the rules that can be switched: {', '.join(RULES)}.")
-    how: dict[str, Any] = {"context": size.context, "when": size.steps // 2, "steps": size.steps, "lead": size.lead}
-    return switches(stage, size.groups, rule, RULES[rule](names[rule]), **how)
-
-
-def _unaware(stage: Stage, found: Switches) -> Dreamer:
-    return Oracle(stage, dict(enumerate(state for runs in found.states for run in runs for state in run)))
-
-
-def _detection(dreamer: Dreamer, found: Switches, stage: Stage) -> dict[str, Any]:
-    scales = {name: _unit(stream, found.observations[name]) for name, stream in stage.spec.modelled.items()}
-    told = detection_of(surprise(dreamer, found, stage, scales), found.when)
-    return {key: value for key, value in told.items() if key != "raw"}
+    def line(self, row: dict[str, Any]) -> str:
+        """AUROC of surprise."""
+        return "AUROC of surprise: " + ", ".join(f"{n} {_short(found['auroc'])}" for n, found in row["rows"].items())
 
 
 @dataclass
@@ -154,123 +216,8 @@ class _Free:
     step: float
 
 
-def _free(stage: Stage, size: Size) -> _Free:
-    core: Any = stage.env.unwrapped
-    system = getattr(core, "system", None)
-    if not isinstance(system, System) or system.exponent is None:
-        raise ArenaError(f"{stage.spec.env.id or 'this environment'} is no chaotic system whose exponent is known.")
-    moments, truths = free_rollouts(stage, size.groups, size.steps, context=size.context)
-    return _Free(moments, truths, system.exponent, system.step)
-
-
-def _equation(stage: Stage, found: _Free) -> Dreamer:
-    return Oracle(stage, {g: _saved(m) for g, m in enumerate(found.moments)})
-
-
-def _chaos(dreamer: Dreamer, found: _Free, stage: Stage) -> dict[str, Any]:
-    del stage
-    told = chaos_scores(dreamer, found.moments, found.truths, exponent=found.exponent, step=found.step)
-    return {key: value for key, value in told.items() if key != "raw"}
-
-
-SITUATIONS: dict[str, Situation] = {
-    "unseen": Situation(_journeys, _by_group, permanence),
-    "chance": Situation(_draws, _true_chance, _calibration),
-    "change": Situation(_switches, _unaware, _detection),
-    "chaos": Situation(_free, _equation, _chaos),
-}
-
-
-@register("subject", "unseen")
-class Unseen(Subject):
-    """What becomes of things that nobody sees."""
-
-    note = (
-        "The viewer looks away for some steps and back again. Which truth is the last frame nearest to: things went "
-        "on, stood still, are gone, are others? Revisit: its error less that after as long on the spot."
-    )
-
-    def missing(self, m: Measurement, ground: Ground) -> str | None:
-        """Needs an arena that goes on out of view."""
-        return SITUATIONS["unseen"].missing(m, ground)
-
-    def measure(
-        self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """As `out_of_sight.permanence`."""
-        return SITUATIONS["unseen"].measure(m, entrant, ground, advance)
-
-    def line(self, row: dict[str, Any]) -> str:
-        """How often the truth that went on was the nearest."""
-        found = row["rows"]["entrant"]
-        return f"went on: {_short(found['right'])} of {found['asked']} returns, chance {_short(found['chance'])}"
-
-    def page(self, rows: dict[str, dict[str, Any]]) -> str:
-        """All scores."""
-        return _page(rows)
-
-
-@register("subject", "chance")
-class Chance(Subject):
-    """Is a world as unsure as the truth is?"""
-
-    note = (
-        "Futures of one moment with chance drawn anew, of the truth and of the entrant. Energy distance: 0 for equal "
-        "distributions. Coverage: share of the outcomes that some sample comes close to. Impossible: share of samples "
-        "that are close to none."
-    )
-
-    def missing(self, m: Measurement, ground: Ground) -> str | None:
-        """Needs chance that can be drawn anew."""
-        return SITUATIONS["chance"].missing(m, ground)
-
-    def measure(
-        self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """As `chance.calibration`, by stream."""
-        return SITUATIONS["chance"].measure(m, entrant, ground, advance)
-
-    def line(self, row: dict[str, Any]) -> str:
-        """Energy distance at the last horizon."""
-        pairs = [(name, rows["streams"]) for name, rows in row["rows"].items()]
-        told = [f"{name} {next(iter(s.values()))['energy_distance']['mean'][-1]:.3g}" for name, s in pairs]
-        return "energy distance: " + ", ".join(told)
-
-    def page(self, rows: dict[str, dict[str, Any]]) -> str:
-        """All scores."""
-        return _page(rows)
-
-
-@register("subject", "change")
-class Change(Subject):
-    """Does it notice that a rule has changed?"""
-
-    note = (
-        "One rule is switched half-way. AUROC: does the next true frame surprise more than under the old rule? Delay: "
-        "steps until it does for certain. The true simulator here still believes in the old rule."
-    )
-
-    def missing(self, m: Measurement, ground: Ground) -> str | None:
-        """Needs a rule among `RULES`."""
-        return SITUATIONS["change"].missing(m, ground)
-
-    def measure(
-        self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """As `change.detection_of`."""
-        return SITUATIONS["change"].measure(m, entrant, ground, advance)
-
-    def line(self, row: dict[str, Any]) -> str:
-        """AUROC of surprise."""
-        return "AUROC of surprise: " + ", ".join(f"{n} {_short(r['auroc'])}" for n, r in row["rows"].items())
-
-    def page(self, rows: dict[str, dict[str, Any]]) -> str:
-        """All scores."""
-        return _page(rows)
-
-
 @register("subject", "chaos")
-class Attractor(Subject):
+class Chaos(Situation):
     """Is it right for long, and does it stay on the attractor?"""
 
     note = (
@@ -278,32 +225,28 @@ class Attractor(Subject):
         "beside the true one. Wasserstein distances: where long rollouts dwell, in deviations of the truth."
     )
 
-    def missing(self, m: Measurement, ground: Ground) -> str | None:
-        """Needs a chaotic system with a known exponent."""
-        return SITUATIONS["chaos"].missing(m, ground)
+    def make(self, stage: Stage, size: Size) -> _Free:
+        """Let the truth run freely; refuses all but systems whose exponent is known."""
+        system = getattr(stage.env.unwrapped, "system", None)
+        if not isinstance(system, System) or system.exponent is None:
+            raise ArenaError(f"{stage.spec.env.id or 'this environment'} is no chaotic system whose exponent is known.")
+        moments, truths = free_rollouts(stage, size.groups, size.steps, context=size.context)
+        return _Free(moments, truths, system.exponent, system.step)
 
-    def measure(
-        self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """As `chaos.chaos_scores`."""
-        return SITUATIONS["chaos"].measure(m, entrant, ground, advance)
+    def knows(self, stage: Stage, found: _Free) -> Dreamer:
+        """The equation."""
+        return Oracle(stage, _states(found.moments))
+
+    def score(self, dreamer: Dreamer, found: _Free, stage: Stage) -> dict[str, Any]:
+        """As `chaos_scores`."""
+        del stage
+        told = chaos_scores(dreamer, found.moments, found.truths, exponent=found.exponent, step=found.step)
+        return {key: value for key, value in told.items() if key != "raw"}
 
     def line(self, row: dict[str, Any]) -> str:
         """Valid times."""
         told = [f"{name} {_short(found['valid_time'])}" for name, found in row["rows"].items()]
         return "Lyapunov times that are right: " + ", ".join(told)
-
-    def page(self, rows: dict[str, dict[str, Any]]) -> str:
-        """All scores."""
-        return _page(rows)
-
-
-def _page(rows: dict[str, dict[str, Any]]) -> str:
-    first = next(iter(rows.values()))["rows"]
-    whole = {**{who: row["rows"]["entrant"] for who, row in rows.items()}, **first}
-    del whole["entrant"]
-    lines = [[who, *cells] for who, found in whole.items() for cells in _flat(found)]
-    return html_table(["who", "score", "value", "95 %"], lines)
 
 
 def _flat(found: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -327,10 +270,9 @@ def _short(score: dict[str, Any]) -> str:
     return "-" if score["mean"] is None else f"{score['mean']:.2f}"
 
 
-def _saved(moment: Moment) -> bytes:
-    if moment.state is None:
-        raise ConfigError("a moment without a saved state has no truth to go on from.")
-    return moment.state
+def _states(moments: list[Moment]) -> dict[int, bytes]:
+    """Saved states by group; moments of forked environments have one."""
+    return {g: moment.state for g, moment in enumerate(moments) if moment.state is not None}
 
 
 def _deviation(frames: np.ndarray) -> np.ndarray:
