@@ -7,8 +7,8 @@ the last weight an ordinary one: nothing that steps, plans, plays or measures ha
 
     M labelled transitions   A numbers of a latent action   F choices, or numbers of a control
 
-Ref: Gao et al., AdaWorld, arXiv 2503.18938, section 3.2 (latent actions averaged for each control of a new
-environment); Bruce et al., Genie, arXiv 2402.15391, section 3.3 (latent actions mapped to real ones by few labels).
+Ref: Gao et al., AdaWorld, arXiv 2503.18938 (latent actions averaged for each control of a new
+environment); Bruce et al., Genie, arXiv 2402.15391 (latent actions mapped to real ones by few labels).
 Differs: table and ridge regression are one closed form, and the map is folded into the world's weights instead of
 fine-tuning them.
 """

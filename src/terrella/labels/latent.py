@@ -7,7 +7,7 @@ did, and any other chance as large: bottleneck and labels (`terrella.labels.alig
     B batch   T frames   K frames that the encoder reads   N tokens   Z channels   A numbers of a latent action
 
 Ref: Bruce et al., Genie, arXiv 2402.15391, section 2.1 (a latent action model whose decoder sees all frames so far, a
-quantised bottleneck); Gao et al., AdaWorld, arXiv 2503.18938, section 3.1 (continuous latents under a KL term).
+quantised bottleneck); Gao et al., AdaWorld, arXiv 2503.18938 (continuous latents under a KL term).
 Differs: all of it happens in the latents of the world's own tokenizers, not in pixels; the decoder is an ordinary world
 of the project, so any backbone serves; prediction errors are measured in units of how much frames change, so that one
 `beta` fits vectors and images; quantisation is by finite scalars and needs no codebook.

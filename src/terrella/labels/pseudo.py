@@ -1,6 +1,6 @@
 """Actions for recordings that have none, from a few that do: inverse dynamics reads them off the frames.
 
-Ref: Baker et al., Video PreTraining, arXiv 2206.11795, section 2 (an inverse dynamics model fitted on few labels writes
+Ref: Baker et al., Video PreTraining, arXiv 2206.11795 (an inverse dynamics model fitted on few labels writes
 pseudo-labels for many recordings). Differs: the model reads K frames up to the later one, not frames after it.
 """
 

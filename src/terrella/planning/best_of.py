@@ -27,7 +27,7 @@ class BestOf:
     chooses once, for all its actions. The first of the n has the session's own chance, and the state that comes back
     has its key again. A world without chance (a `regression` decoder) has n equal futures.
 
-    Ref: best of n by a verifier, Cobbe et al., arXiv 2110.14168, section 4.2; here the verifier is an inverse dynamics
+    Ref: best of n by a verifier, Cobbe et al., arXiv 2110.14168; here the verifier is an inverse dynamics
     model, and what is chosen a future.
 
     Raises `ConfigError` for an n below 1, or an engine that recalls fewer frames than the head reads.
