@@ -337,7 +337,7 @@ class _Recorder(nn.Module):
 
     def __init__(self, inner: Decoder, kept: list[Tensor]):
         super().__init__()
-        self.inner, self.kept, self.slabs = inner, kept, inner.slabs
+        self.inner, self.kept, self.slabs, self.unit = inner, kept, inner.slabs, inner.unit
 
     def go_on(self, *args: Any) -> tuple[Tensor, dict[str, Tensor]]:
         frame, remembered = self.inner.go_on(*args)
