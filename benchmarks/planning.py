@@ -80,15 +80,16 @@ def wanted(name: str, seed: int, options: argparse.Namespace) -> Iterator[Row]:
                 yield Row(name, seed, model, planner, budget)
 
 
-def shown(options: argparse.Namespace) -> dict[str, Any]:
-    """What a kept row must agree with."""
-    keys = ("rollouts", "episodes", "execute", "steps", "train", "preset", "decoder", "record", "limit")
+def shown(row: Row, options: argparse.Namespace) -> dict[str, Any]:
+    """What a kept row must agree with; only those of a world depend on how it was made."""
+    keys = ["rollouts", "episodes", "execute", "limit"]
+    keys += ["steps", "train", "preset", "decoder", "record"] if row.model == "world" else []
     return {key: getattr(options, key) for key in keys}
 
 
 def kept(row: Row, options: argparse.Namespace) -> dict[str, Any] | None:
     """A finished row, None where there is none of these settings."""
-    return kept_row(row.path(options.out), shown(options))
+    return kept_row(row.path(options.out), shown(row, options))
 
 
 def trained(name: str, task: Task, seed: int, options: argparse.Namespace) -> World:
@@ -167,7 +168,7 @@ def compute(options: argparse.Namespace) -> bool:
                     return False
                 assert bench is not None
                 done = bench.run(row)
-                keep_row(row.path(options.out), done, shown(options))
+                keep_row(row.path(options.out), done, shown(row, options))
             if bench is not None:
                 bench.close()
     return True

@@ -71,7 +71,7 @@ def train(
     /,
     out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/NAME)")] = None,
     budget: str = "10m",
-    preset: Literal["auto", "tiny", "small", "base", "debug"] = "auto",
+    preset: Literal["auto", "nano", "tiny", "small", "base", "debug"] = "auto",
     backbone: str | None = None,
     decoder: Literal["shortcut", "regression", "masked", "swin"] | None = None,
     seed: int = 0,

@@ -18,7 +18,7 @@ def label(
     labelled: Path | None = None,
     out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/NAME-BY)")] = None,
     budget: str = "5m",
-    preset: Literal["auto", "tiny", "small", "base", "debug"] = "auto",
+    preset: Literal["auto", "nano", "tiny", "small", "base", "debug"] = "auto",
     size: int = 4,
     seed: int = 0,
     device: str | None = None,

@@ -1,4 +1,8 @@
-"""One dial for size: `tiny`, `small`, `base`, or `auto`, which follows the budget and the device."""
+"""One dial for size: `nano`, `tiny`, `small`, `base`, or `auto`, which follows the budget and the device.
+
+`nano` is for a few numbers a frame: its networks are so small that many clips a step cost hardly more than one.
+`debug` is for tests: it learns next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +89,7 @@ class Size:
 
 SIZES = {
     "debug": Size(32, 2, 4, 16, 8, 16, TrainingConfig(batch=4, length=4, tokenizer_batch=8)),
+    "nano": Size(32, 2, 4, 16, 8, 16, TrainingConfig(batch=64, length=8, lr=2e-3)),
     "tiny": Size(192, 4, 12, 64, 48, 16),
     "small": Size(320, 8, 24, 96, 32, 8, TrainingConfig(batch=16, length=24)),
     "base": Size(640, 12, 32, 128, 32, 8, TrainingConfig(batch=32, length=32, lr=1e-3)),
