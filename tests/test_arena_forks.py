@@ -325,6 +325,7 @@ def digest(env: gym.Env) -> str:
     return hashlib.sha256(repr(play(env, some_actions(env, steps(env), 7))).encode()).hexdigest()
 
 
+@pytest.mark.timeout(900)  # where all simulators are installed
 def test_states_are_restored_by_another_process(tmp_path: Any) -> None:
     tasks, expected = [], []
     for i, case in enumerate(ALL):
