@@ -391,11 +391,14 @@ def test_a_world_with_global_chance_is_caught():
     world = small_world()
     sample = world.decoder.sample
 
-    class Chancy(nn.Module):
+    class Chancy(Decoder):
         steps = world.decoder.steps
 
-        def sample(self, predict, noise, steps=None):
-            return sample(predict, noise + 0.1 * torch.rand(()), steps)
+        def sample(self, predict, noise_BNZ, steps=None):
+            return sample(predict, noise_BNZ + 0.1 * torch.rand(()), steps)
+
+        def loss(self, predict, z_BTNZ, progress, generator):
+            raise NotImplementedError
 
     world.decoder = Chancy()
     with pytest.raises(CheckFailed):

@@ -151,7 +151,7 @@ def test_the_benchmark_gathers_what_the_suite_keeps(benchmarks, world, tmp_path,
     assert [names for why, names in result["missing"]["table"].items()] == [["CQ"]]
     benchmarks.dimensions.main([*how, "--gather"])
     assert json.loads(capsys.readouterr().out)["rows"] == result["rows"]
-    lines = benchmarks.tables.dimensions(result).splitlines()
+    lines = benchmarks.tables.understanding.dimensions(result).splitlines()
     (seen,) = (line for line in lines if line.startswith("| table, SE-V |"))
     (foreseen,) = (line for line in lines if line.startswith("| table, M-IP |"))
     assert (seen.count("|"), foreseen.count("|")) == (lines[0].count("|"), lines[-2].count("|"))
@@ -160,7 +160,7 @@ def test_the_benchmark_gathers_what_the_suite_keeps(benchmarks, world, tmp_path,
 
 def test_the_list_in_the_docs_is_that_of_the_definitions(benchmarks):
     page = (BENCHMARKS.parent / "docs" / "dimensions.md").read_text()
-    listed = benchmarks.tables.dimension_list()
+    listed = benchmarks.tables.understanding.dimension_list()
     assert listed in page
     assert len(listed.splitlines()) == 2 + len(DIMENSIONS)
     assert np.mean([name in listed for name in DIMENSIONS]) == 1

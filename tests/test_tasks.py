@@ -225,7 +225,7 @@ def test_mujoco_is_saved_and_restored_exactly(name):
 
 def test_the_command_line_carries_out_a_task(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(TASKS, "cartpole", replace(TASKS["cartpole"], limit=6, steps=200))
+    monkeypatch.setitem(TASKS, "cartpole", replace(TASKS["cartpole"], limit=6, steps=200, preset="debug"))
     lines = [line.split()[1:] for line in TASKS["cartpole"].commands("5steps")]
     for line in lines:  # the commands that its help and its errors tell
         assert cli.main(line) == 0
@@ -256,7 +256,8 @@ def benchmark(monkeypatch):
 def test_the_benchmark_goes_on_where_it_was_stopped(benchmark, tmp_path, monkeypatch, capsys):
     planning = benchmark.planning
     args = ["--tasks", "cartpole", "--planners", "icem", "beam", "--budgets", "1", "2", "--episodes", "2"]
-    args += ["--seeds", "0", "--limit", "4", "--train", "3steps", "--record", "120", "--out", str(tmp_path)]
+    args += ["--seeds", "0", "--limit", "4", "--train", "3steps", "--record", "120"]
+    args += ["--preset", "debug", "--out", str(tmp_path)]
 
     def rows(*more: str):
         planning.main([*args, *more])

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from ..errors import ConfigError
 from .moments import Moment, Stage
@@ -66,6 +65,8 @@ def chaos_scores(
     """
     if not (exponent > 0 and step > 0):
         raise ConfigError(f"exponent is {exponent}, step {step}; a chaotic system has both above 0.")
+    from scipy.stats import wasserstein_distance  # heavy, and needed by nobody else
+
     steps = truths.shape[1]
     flat = truths.reshape(-1, truths.shape[2])
     scale = flat.std(0)
