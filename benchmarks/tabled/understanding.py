@@ -10,25 +10,47 @@ from .cells import measured
 
 
 def leaderboard(result: dict[str, Any]) -> str:
-    """One line a world and measurement, whoever is measured in bold, references beside it: kappas of row and assign."""
+    """One line a world and measurement, kappas of row and assign; then what references have over all of them."""
     rows = [row for row in result["rows"] if row.get("row_kappa") is not None]
     marks = sorted({row["horizon"] for row in rows})
     heads = " | ".join(f"row; assign after {mark}" for mark in marks)
-    lines = [f"| world, measurement, entrant | n, k left | {heads} |", "|---|---:|" + "---:|" * len(marks)]
-    case = ("world", "measurement", "stream", "entrant")
-    for which in dict.fromkeys(tuple(row[key] for key in case) for row in rows):
-        own = {row["horizon"]: row for row in rows if tuple(row[key] for key in case) == which}
-        world, measurement, _, entrant = which
-        who = f"*{entrant}*" if next(iter(own.values()))["kind"] == "reference" else f"**{entrant}**"
-        left = ", ".join(f"{row['left']:.1f}" for row in own.values())
+    lines = [f"| world, measurement | n, k left | {heads} |", "|---|---:|" + "---:|" * len(marks)]
+    case, own = ("world", "entrant", "measurement", "stream"), [row for row in rows if row["kind"] != "reference"]
+    for which in dict.fromkeys(tuple(row[key] for key in case) for row in own):
+        at = {row["horizon"]: row for row in own if tuple(row[key] for key in case) == which}
+        world, entrant, measurement, _ = which
+        who = world if world == entrant else f"{world}, {entrant}"
         cells = []
         for mark in marks:
-            row = own.get(mark, {})
+            row = at.get(mark, {})
             pairs = [(row[f"{key}_kappa"], row[f"{key}_kappa_interval"]) for key in ("row", "assign") if row]
             cells.append("; ".join(measured(*pair) for pair in pairs))
-        most = max(row["n"] for row in own.values())
-        lines.append(f"| {world}, {measurement}, {who} | {most}; {left} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        left = ", ".join(f"{row['left']:.1f}" for row in at.values())
+        lines.append(f"| {who}, {measurement} | {max(row['n'] for row in at.values())}; {left} | {' | '.join(cells)} |")
+    lines += ["", "| reference | least and greatest kappa of row | of assign |", "|---|---:|---:|"]
+    for name in dict.fromkeys(row["entrant"] for row in rows if row["kind"] == "reference"):
+        kept = [row for row in rows if row["entrant"] == name]
+        ends = [[f(row[f"{key}_kappa"] for row in kept) for f in (min, max)] for key in ("row", "assign")]
+        lines.append(f"| {name} | {' | '.join(f'{low:.2f} to {high:.2f}' for low, high in ends)} |")
+    return "\n".join([*lines, "", *_subjects(result["subjects"])])
+
+
+def _subjects(rows: list[dict[str, Any]]) -> list[str]:
+    """Uses of each world, one line each: how it ranks policies, and the share of planning that it keeps."""
+    heads = "share of planning kept | out of sight: right (chance)"
+    lines = [f"| world | Spearman of 11 policies (by chance) | {heads} |", "|---|---:|---:|---:|"]
+    for world in dict.fromkeys(row["world"] for row in rows):
+        own = [row for row in rows if row["world"] == world]
+        ranks = [row["agreement"]["spearman"] for row in own if row.get("agreement")]
+        shares = [row["share"] for row in own if "share" in row]
+        low, high = ranks[0]["chance"] if ranks else (None, None)
+        told = f"{measured(ranks[0]['mean'], ranks[0]['interval'])} ({low:.2f} to {high:.2f})" if ranks else ""
+        known = [measured(s["mean"], s["interval"]) if s["mean"] is not None else "no room" for s in shares]
+        returns = [row["rows"]["entrant"] for row in own if "right" in row.get("rows", {}).get("entrant", {})]
+        pairs = [(measured(r["right"]["mean"], r["right"]["interval"]), r["chance"]["mean"]) for r in returns]
+        right = f"{pairs[0][0]} ({pairs[0][1]:.2f})" if pairs else ""
+        lines.append(f"| {world} | {told} | {known[0] if known else ''} | {right} |")
+    return lines
 
 
 def sensitivity(result: dict[str, Any]) -> str:
