@@ -46,7 +46,7 @@ def _subjects(rows: list[dict[str, Any]]) -> list[str]:
         low, high = ranks[0]["chance"] if ranks else (None, None)
         told = f"{measured(ranks[0]['mean'], ranks[0]['interval'])} ({low:.2f} to {high:.2f})" if ranks else ""
         known = [measured(s["mean"], s["interval"]) if s["mean"] is not None else "no room" for s in shares]
-        returns = [row["rows"]["entrant"] for row in own if "right" in row.get("rows", {}).get("entrant", {})]
+        returns = [row["rows"]["entrant"] for row in own if row.get("rows", {}).get("entrant", {}).get("asked")]
         pairs = [(measured(r["right"]["mean"], r["right"]["interval"]), r["chance"]["mean"]) for r in returns]
         right = f"{pairs[0][0]} ({pairs[0][1]:.2f})" if pairs else ""
         lines.append(f"| {world} | {told} | {known[0] if known else ''} | {right} |")

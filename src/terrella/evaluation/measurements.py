@@ -76,6 +76,7 @@ class Measurement:
         return self.groups * each * steps
 
 
+# 21 and the way there and back are no period of things that go to and fro, so that what went on has not come back.
 CORE = (
     Measurement("plans", "forks", "plans", 24, 6, (1, 4, 16, 64), shift=1),
     Measurement("edits", "forks", "edits", 24, 4),
@@ -83,7 +84,7 @@ CORE = (
     Measurement("loss", "loss"),
     Measurement("nothing done", "null"),
     Measurement("drift", "drift", marks=(1, 2, 4, 8, 16, 32, 64)),
-    Measurement("out of sight", "unseen", groups=24, marks=(20,)),
+    Measurement("out of sight", "unseen", groups=24, marks=(21,)),
     Measurement("by chance", "chance", groups=6, marks=(8,)),
     Measurement("a new rule", "change", groups=8, marks=(16,)),
     Measurement("chaos", "chaos", groups=16, marks=(400,)),
@@ -97,7 +98,7 @@ FULL = (
     Measurement("loss", "loss", "plans", 64, 8, draws=4),
     Measurement("nothing done", "null", "plans", 64, 8),
     Measurement("drift", "drift", groups=64, marks=(1, 2, 4, 8, 16, 32, 64, 128, 256)),
-    Measurement("out of sight", "unseen", groups=128, marks=(20,)),
+    Measurement("out of sight", "unseen", groups=128, marks=(21,)),
     Measurement("by chance", "chance", groups=32, marks=(16,)),
     Measurement("a new rule", "change", groups=32, marks=(32,)),
     Measurement("chaos", "chaos", groups=64, marks=(2000,)),
