@@ -9,6 +9,7 @@ import numpy as np
 
 from ..spec import StreamSpec, WorldSpec
 from . import events, table
+from .metrics import deviations
 from .rollout import Dreamer, Errors, compare
 from .truth import Truth
 
@@ -78,6 +79,4 @@ def stream_scale(truth: Truth, name: str, stream: StreamSpec) -> np.ndarray | No
     """Standard deviation of each dimension of a vector over true frames, 1 where it never varies; None for images."""
     if stream.kind != "vector":
         return None
-    frames = np.concatenate([truth.real_frames(name, row) for row in range(len(truth))]).astype(np.float64)
-    deviation = frames.std(axis=0)
-    return np.where(deviation > 1e-8, deviation, 1.0)
+    return deviations(np.concatenate([truth.real_frames(name, row) for row in range(len(truth))]))

@@ -30,7 +30,7 @@ from .denoising import denoising_matrices
 from .entrant import WorldEntrant
 from .fork_matrix import Matrices, fork_table, interval, matrices, predict
 from .forks import Forks, Kind
-from .metrics import frame_mse, motion
+from .metrics import deviations, frame_mse, motion
 from .moments import Moment, Stage
 from .recognition import recognised
 from .references import ActionBlind, Oracle
@@ -216,8 +216,7 @@ def scale(forks: Forks, name: str, stream: StreamSpec) -> np.ndarray | None:
         return None
     there = np.stack([forks.exists(h) for h in forks.horizons], 2)
     seen = forks.observations[name].reshape(-1, *stream.shape)
-    deviation = np.concatenate([seen, forks.truths[name][there]]).astype(np.float64).std(0)
-    return np.where(deviation > 1e-8, deviation, 1.0)
+    return deviations(np.concatenate([seen, forks.truths[name][there]]))
 
 
 def _kept(forks: Forks, streams: dict[str, StreamSpec]) -> np.ndarray:

@@ -11,6 +11,12 @@ from ..errors import SpecError
 from ..spec import StreamSpec
 
 
+def deviations(rows: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of each dimension of rows `(n, F)`, float64 `(F,)`; 1 where it never varies."""
+    deviation = rows.astype(np.float64).std(0)
+    return np.where(deviation > 1e-8, deviation, 1.0)
+
+
 def frame_mse(predicted: np.ndarray, true: np.ndarray, spec: StreamSpec, scale: np.ndarray | None = None) -> np.ndarray:
     """Return the mean squared error of each frame, float64 `(...)`.
 

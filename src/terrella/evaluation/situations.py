@@ -29,6 +29,7 @@ from .chance import Draws, TrueChance, calibration, draws
 from .change import Switches, detection_of, surprise, switches
 from .chaos import chaos_scores, free_rollouts
 from .entrant import Entrant
+from .metrics import deviations
 from .moments import Moment, Stage
 from .out_of_sight import Journeys, journeys, permanence
 from .references import CopyLast, Oracle
@@ -164,7 +165,7 @@ class Chance(Situation):
         """As `calibration`, by stream."""
         streams = {}
         for name, stream in stage.spec.modelled.items():
-            unit = 255.0 if stream.kind == "image" else float(_deviation(found.truths[name]).mean())
+            unit = 255.0 if stream.kind == "image" else float(_scale(found.truths[name]).mean())
             streams[name] = calibration(dreamer, found, name, SAMPLES, unit)
         return {"streams": streams}
 
@@ -275,10 +276,9 @@ def _states(moments: list[Moment]) -> dict[int, bytes]:
     return {g: moment.state for g, moment in enumerate(moments) if moment.state is not None}
 
 
-def _deviation(frames: np.ndarray) -> np.ndarray:
-    deviation = frames.reshape(-1, frames.shape[-1]).astype(np.float64).std(0)
-    return np.where(deviation > 1e-8, deviation, 1.0)
+def _scale(frames: np.ndarray) -> np.ndarray:
+    return deviations(frames.reshape(-1, frames.shape[-1]))
 
 
 def _unit(stream: StreamSpec, frames: np.ndarray) -> np.ndarray | None:
-    return _deviation(frames) if stream.kind == "vector" else None
+    return _scale(frames) if stream.kind == "vector" else None

@@ -90,12 +90,9 @@ class Ground:
         every = m.what in ("loss", "null")  # these look at every frame
         marks = tuple(range(1, max(m.marks) + 1)) if every else m.marks
         key = (m.kind, m.groups, m.branches, marks, m.shift)
-        if key not in self._made:
-            how: dict[str, Any] = {"context": self.context, "lead": self.lead, "policy": self.policy}
-            how |= {"branches": m.branches, "marks": marks, "shift": m.shift, "kind": m.kind}
-            groups = fork_groups(self.env, self.spec, sizes=[m.groups], seed=self.seed, taken=self.taken, **how)
-            self._made[key] = next(groups)
-        return self._made[key]
+        how: dict[str, Any] = {"context": self.context, "lead": self.lead, "policy": self.policy, "taken": self.taken}
+        how |= {"branches": m.branches, "marks": marks, "shift": m.shift, "kind": m.kind, "seed": self.seed}
+        return self.once(key, lambda: next(fork_groups(self.env, self.spec, sizes=[m.groups], **how)))
 
     def reference(self, name: str, forks: Forks) -> Dreamer:
         """Who knows everything, nothing of actions, nothing of change, or nothing: one of `REFERENCES`."""

@@ -21,6 +21,7 @@ from ..engine import engine_settings
 from ..errors import ServingError
 from ..world import World
 from .catalogue import Catalogue
+from .dispatch import Dispatcher
 from .guard import Guard, check_binding, is_loopback
 from .keeper import Keeper
 from .limits import Limits
@@ -86,7 +87,7 @@ def create_app(
     )
     catalogue.get(catalogue.names[0])  # a wrong path should be said here, not on the page
     admits = batch > 1 if admit is None else admit
-    thread = EngineThread(catalogue, limits, truth=truth, batch=batch, admit=admits, keeper=keeper)
+    thread = EngineThread(Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admits, keeper=keeper))
     connections: set[Any] = set()
 
     async def play(socket: WebSocket) -> None:

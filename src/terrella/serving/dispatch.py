@@ -73,7 +73,7 @@ class Dispatcher:
         self.tiers = Tiers(limits, disk=keeper is not None)
         self._limits = limits
         self._truth = truth
-        self._batch = batch
+        self.batch = batch
         self._clients: list[Client] = []
 
     def players(self) -> list[tuple[Client, Player]]:
@@ -239,7 +239,7 @@ class Dispatcher:
             if record is not None and self._keeper is not None:
                 self._keeper.forget(record)
             raise
-        player = Player(client.number(), session, self._limits, fps, in_phase=self._batch > 1, token=token)
+        player = Player(client.number(), session, self._limits, fps, in_phase=self.batch > 1, token=token)
         self._introduce(client, player, None, message.req)
 
     def _reopen(self, client: Client, message: Reopen) -> None:
@@ -267,7 +267,7 @@ class Dispatcher:
             about["fps"],
             about["turns"],
             stop_at_end=about["stop_at_end"],
-            in_phase=self._batch > 1,
+            in_phase=self.batch > 1,
             token=message.token,
         )
         self._introduce(client, player, None, message.req)
@@ -374,7 +374,7 @@ class Dispatcher:
         for _, other in self.players():
             if other is not player and (other.running or now - other.stopped < GRACE):
                 demands.append((other.session.served.curve(other.session.steps), other.fps))
-        said = refusal(demands, curve, fps, self._batch)
+        said = refusal(demands, curve, fps, self.batch)
         if said is not None:
             raise ServerFull(said)
 

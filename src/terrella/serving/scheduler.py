@@ -15,12 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from .catalogue import Catalogue
 from .client import Client
 from .curve import BatchCurve
 from .dispatch import Dispatcher
-from .keeper import Keeper
-from .limits import Limits
 from .player import Player
 from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
 
@@ -61,22 +58,11 @@ def _curve(player: Player) -> BatchCurve:
 class EngineThread:
     """Run sessions for many clients on one thread; `start`, `post` from any thread, `stop`.
 
-    batch: how many sessions of one world are stepped together at most. admit: whether those are refused that would
-    make frames late. keeper: what lets sessions outlive their connection; closed by its owner.
+    dispatcher: who answers messages and steps sessions; only this thread calls it once it runs.
     """
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        limits: Limits,
-        *,
-        truth: bool = True,
-        batch: int = 1,
-        admit: bool = False,
-        keeper: Keeper | None = None,
-    ) -> None:
-        self._dispatcher = Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admit, keeper=keeper)
-        self._batch = batch
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
         self._light: deque[tuple[Client, Message | None]] = deque()
         self._heavy: deque[tuple[Client, Message, Future[None]]] = deque()
         self._wake = threading.Condition()
@@ -154,7 +140,7 @@ class EngineThread:
         now = time.monotonic()
         due = [(client, player) for client, player in self._dispatcher.players() if player.due(now)]
         if due:
-            self._dispatcher.advance(choose(due, now, self._batch))
+            self._dispatcher.advance(choose(due, now, self._dispatcher.batch))
         self._dispatcher.tiers.look([player for _, player in self._dispatcher.players()], now)
 
 
