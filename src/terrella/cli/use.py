@@ -80,7 +80,7 @@ def plan(
 
         terrella record Pendulum-v1 --frame-skip 4 --steps 20000 --max-episode-steps 200 --out data/pendulum-v1
 
-        terrella train data/pendulum-v1 --preset debug --budget 5m
+        terrella train data/pendulum-v1 --preset nano --decoder regression --budget 5m
 
     With a world that does not fit, the commands for the task are printed. The GIF shows a plan as it was imagined
     beside what came of it.
