@@ -312,8 +312,11 @@ def shaken(module: M, dtype: torch.dtype = torch.float32) -> M:
 
 
 def random_observations(stream: StreamSpec, lead: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Draw observations `(*lead, *stream.shape)`: uint8 images or float32 vectors."""
+    """Draw observations `(*lead, *stream.shape)`: uint8 images, float32 vectors, or rows of the stream's own space."""
     rng = np.random.default_rng(seed)
+    if stream.native is not None:
+        rows = random_rows(stream.native, 1, int(np.prod(lead)), seed)
+        return torch.from_numpy(rows.astype(np.float32)).reshape(*lead, *stream.shape)
     if stream.kind == "image":
         return torch.from_numpy(rng.integers(0, 256, (*lead, *stream.shape), dtype=np.uint8))
     return torch.from_numpy(rng.normal(1.0, 2.0, (*lead, *stream.shape)).astype(np.float32))
