@@ -9,8 +9,8 @@ ceiling is the same agent with the true simulator as its world.
 
 Worlds are trained on one recording of the policy `speak`, one a seed, unless `--world` names them (`{seed}` in the name
 is replaced). `--local FOLDER` adds an agent whose proposer and critic are a local language model, and `--endpoint URL
-MODEL` one behind an address. Recordings, worlds and finished rows are kept in `--out` and not made again, so that the same
-command goes on where it was stopped (`--minutes` stops it by itself); `--gather` only prints what there is.
+MODEL` one behind an address. Recordings, worlds and finished rows are kept in `--out` and not made again, so that the
+same command goes on where it was stopped (`--minutes` stops it by itself); `--gather` only prints what there is.
 
 | key | meaning |
 |---|---|
