@@ -44,6 +44,7 @@ import numpy as np
 from common import keep_row, kept_row, task_data, write_json
 
 import terrella
+from terrella.actions import encode
 from terrella.arenas import describe
 from terrella.arenas.read_grid import GridReader
 from terrella.arenas.sentences import find_sentences
@@ -60,9 +61,12 @@ from terrella.planning import (
     Endpoint,
     Enumerate,
     Episode,
+    Future,
     GridNarrator,
     LanguageModel,
     LocalModel,
+    Plan,
+    Scene,
     SentenceCritic,
     Simulator,
     begin,
@@ -208,7 +212,9 @@ class _Replay:
 
     def __init__(self, simulator: Simulator, actor: Deliberator, b: int, critic: SentenceCritic):
         self.simulator, self.spec, self.b, self.critic = simulator, simulator.spec, b, critic
-        self.plan, self.right, self._chunk = None, [], actor.settings.chunk
+        self.plan: Plan | None = None
+        self.right: list[bool] = []
+        self._chunk = actor.settings.chunk
         self._decisions, self._goal, self._steps = actor.decisions[b], actor.goals[b], 0
         self._scene: Any = None
 
@@ -216,16 +222,16 @@ class _Replay:
         """See the first frame."""
         del seeds
         seen = {name: np.array(frames[0]) for name, frames in observations.items()}
-        self._scene = terrella.planning.Scene(self._goal, seen, seen)
+        self._scene = Scene(self._goal, seen, seen)
 
     def act(self) -> np.ndarray:
         """The same sentence; at the beginning of a chunk all that were offered are tried in the truth."""
         decision = self._decisions[self._steps // self._chunk]
-        rows = np.stack([terrella.actions.encode(self.spec.action, s) for s in decision.sentences])
+        rows = np.stack([encode(self.spec.action, s) for s in decision.sentences])
         if self._steps % self._chunk == 0:
             many = np.repeat(rows[:, None], self._chunk, 1)
             _, frame = self.simulator.rollout(self.simulator.start().fork(len(rows)), many)
-            future = terrella.planning.Future(many, frame.reward, frame.terminated, frame.observation)
+            future = Future(many, frame.reward, frame.terminated, frame.observation)
             cost = self.critic.judge(self._scene, decision.sentences, future)
             self.right.append(bool(cost[decision.chosen] <= cost.min() + 1e-9))
         self._steps += 1

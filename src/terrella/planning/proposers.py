@@ -112,7 +112,8 @@ def read_sentences(answer: str, known: Sequence[str], count: int) -> Proposed:
     """
     plain = {_plain(sentence): sentence for sentence in known}
     lines = [line for line in (line.strip() for line in answer.splitlines()) if line]
-    found, dropped = dict.fromkeys(()), max(0, len(lines) - LINES)
+    found: dict[str, None] = {}
+    dropped = max(0, len(lines) - LINES)
     for line in lines[:LINES]:
         sentence = plain.get(_plain(_MARK.sub("", line)))
         if sentence is None:
