@@ -66,10 +66,11 @@ class LocalModel(LanguageModel):
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._words = AutoTokenizer.from_pretrained(str(folder), **safe)
-            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, dtype=dtype, **safe)
+            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, **safe)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise LanguageModelError(f"{folder} cannot be opened as a causal language model: {error}") from error
-        self._model = model.to(device).eval().requires_grad_(False)
+        model = model.to(device) if dtype is None else model.to(device, dtype)
+        self._model = model.eval().requires_grad_(False)
 
     def __repr__(self) -> str:
         return f"LocalModel({str(self.folder)!r}, tokens={self.tokens}, temperature={self.temperature})"
@@ -167,7 +168,8 @@ class Endpoint(LanguageModel):
 
     def _post(self, asked: dict[str, Any]) -> bytes:
         httpx, until, data = self._httpx, time.monotonic() + self.timeout, bytearray()
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Accept-Encoding": "identity"}  # so that the limit is one of what travels
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
             with (
                 httpx.Client(timeout=self.timeout, follow_redirects=False, trust_env=False) as client,
