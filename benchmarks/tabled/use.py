@@ -36,7 +36,7 @@ def planning(result: dict[str, Any]) -> str:
 
 
 def deliberate(result: dict[str, Any]) -> str:
-    """One line an errand: success of each agent, means over seeds with the lowest and the highest; and what it chose."""
+    """One line an errand: success of each agent, means over seeds with lowest and highest; and what it chose."""
     rows = result["rows"]
     cases = list(dict.fromkeys((row["model"], row["agent"]) for row in rows))
     names = [agent if model == "none" else f"{agent} in the {model}" for model, agent in cases]
