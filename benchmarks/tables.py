@@ -40,7 +40,8 @@ PAGES = {
     "docs/drift.md": {"drift": worlds.drift},
     "docs/evaluation.md": {"leaderboard": understanding.leaderboard, "sensitivity": understanding.sensitivity},
     "docs/learning.md": {"imagination": use.imagination, "dyna": use.dyna},
-    "docs/planning.md": {"planning": use.planning, "heads": use.heads, "posttrain": use.posttrain},
+    "docs/planning.md": {"planning": use.planning, "heads": use.heads, "posttrain": use.posttrain}
+    | {"deliberate": use.deliberate},
     "docs/reasoning.md": {"reasoner": use.reasoner, "proposal": use.proposal},
     "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED}
     | {"speed-feature_caches-fine": speed.feature_caches},

@@ -29,7 +29,7 @@ from terrella.errors import (
 from terrella.nn.actions import ActionEmbedding
 from terrella.nn.latents import Outcome, TokenSpec
 from terrella.nn.slabs import Slabs, SlabSpec, StateSpec
-from terrella.registry import names
+from terrella.registry import lookup, names
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.tokenizers import Tokenizer
 from terrella.world import Part, World, WorldConfig
@@ -66,6 +66,7 @@ SMALL = {
     "conv": [{"width": 16}, {"width": 16, "stride": 16, "blocks": 2}],
     "fsq": [{"width": 16}, {"width": 16, "digits": 3, "levels": 5}],
     "vector": [{}, {"channels": 4, "hidden": 8}],
+    "codes": [{}, {"channels": 6, "side": 2, "hidden": 16}],
     "shortcut": [{}, {"finest": 1, "steps": 1}, {"finest": 4, "steps": 4}],
     "swin": [
         {"unit": 3, "steps": 4, "dim": 16, "layers": 1, "heads": 1},
@@ -123,7 +124,7 @@ def test_tokenizers_and_decoders(kind, name, config):
     + [
         (names("dynamics")[0], "shortcut", t, 1.0, torch.float64)
         for t in names("tokenizer")
-        if t not in ("conv", "vector")
+        if t != "conv" and "image" in lookup("tokenizer", t).takes
     ],
 )
 def test_worlds(dynamics, decoder, pixels, level, dtype, law):

@@ -35,6 +35,23 @@ def planning(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def deliberate(result: dict[str, Any]) -> str:
+    """One line an errand: success of each agent, means over seeds with lowest and highest; and what it chose."""
+    rows = result["rows"]
+    cases = list(dict.fromkeys((row["model"], row["agent"]) for row in rows))
+    names = [agent if model == "none" else f"{agent} in the {model}" for model, agent in cases]
+    lines = [f"| % success | {' | '.join(names)} | best of those offered |", "|---|" + "---:|" * (len(cases) + 1)]
+    for errand in dict.fromkeys(row["errand"] for row in rows):
+        own = [row for row in rows if row["errand"] == errand]
+        cells = []
+        for case in cases:
+            found = [100 * row["success"] for row in own if (row["model"], row["agent"]) == case]
+            cells.append(spread(found, 0) if found else "")
+        chosen = [100 * row["chosen_truly"] for row in own if row.get("chosen_truly") is not None]
+        lines.append(f"| {errand} | {' | '.join(cells)} | {spread(chosen, 0) if chosen else ''} |")
+    return "\n".join(lines)
+
+
 def reasoner(result: dict[str, Any]) -> str:
     """Share solved by depth, then by breadth, one line a test and arm, means over seeds with lowest and highest."""
     tests = dict.fromkeys((r["task"], test) for r in result["rows"] for test in r["tests"])

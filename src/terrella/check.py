@@ -39,6 +39,8 @@ ROLLED = {torch.float64: 1e-8, torch.float32: 1e-4}
 LEVELS = {torch.float64: 0, torch.float32: 1}
 
 STREAMS = {"image": StreamSpec("image", (32, 32, 3)), "vector": StreamSpec("vector", (20,))}
+_CELLS = ActionSpec("multi_discrete", shape=(5, 3, 2), nvec=(4, 3) * 15)
+STREAMS["codes"] = StreamSpec("vector", (30,), (0.0,) * 30, (3.0, 2.0) * 15, _CELLS)
 TOKENS = TokenSpec(5, 6, ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 100.0)))
 ACTION = ActionSpec(
     "tuple",

@@ -166,7 +166,8 @@ def present(spec: WorldSpec, observation: Mapping[str, Any]) -> Any:
     for name, stream in spec.modelled.items():
         value = np.array(observation[name], np.uint8 if stream.kind == "image" else np.float32)
         limited = stream.low is not None and stream.high is not None
-        parts[name] = value.clip(*np.array([stream.low, stream.high], np.float32)) if limited else value
+        value = value.clip(*np.array([stream.low, stream.high], np.float32)) if limited else value
+        parts[name] = value if stream.native is None else _in_own_form(stream.native, value)
     return parts[next(iter(parts))] if _bare(spec) else parts
 
 
@@ -217,7 +218,19 @@ def start_option(options: Mapping[str, Any] | None) -> Any:
     return (options or {}).get("start")
 
 
-def _space(stream: StreamSpec) -> spaces.Box:
+def _in_own_form(native: ActionSpec, rows: np.ndarray) -> Any:
+    """Rows `(W,)`, or a batch of them, as values of their space; a batch of texts is a tuple, as Gymnasium has it."""
+    if native.kind != "text":
+        flat = rows.reshape(-1, rows.shape[-1])
+        return np.stack([actions.decode(native, row) for row in flat]).reshape(*rows.shape[:-1], *native.shape)
+    if rows.ndim > 1:
+        return tuple(_in_own_form(native, row) for row in rows)
+    return actions.decode(native, rows)[: native.n // 4]
+
+
+def _space(stream: StreamSpec) -> gym.Space:
+    if stream.native is not None:
+        return actions.action_space(stream.native)
     if stream.kind == "image":
         return spaces.Box(0, 255, stream.shape, np.uint8)
     if stream.low is None or stream.high is None:

@@ -57,7 +57,8 @@ class WorldEnv(gym.Env[Any, Any]):
     more settings of the `Engine`, by name.
 
     Observations: as recorded, a `Box` of uint8 `(h, w, C)` or float32 `(F,)` (other shapes flattened, choices one-hot),
-    or a flat `Dict` of these where there were several; text is left out, numbers stay within their declared bounds.
+    a grid of choices, a spelled text, or a flat `Dict` of these where there were several; other text is left out,
+    numbers stay within their declared bounds.
     Actions: the recorded space; numbers beyond the bounds of a `Box` are clipped.
     Reward: as predicted. Termination: when the predicted probability of the end exceeds one half, so that an episode is
     a function of seed and actions; `info["end_probability"]` has the probability, and with `engine={"alarm": ...}`

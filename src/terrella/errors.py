@@ -78,6 +78,10 @@ class EntrantError(TerrellaError):
     """A model brought along for evaluation did not answer, or answered what was not asked."""
 
 
+class LanguageModelError(TerrellaError):
+    """A language model cannot be opened, did not answer, or answered in another form than was agreed."""
+
+
 def did_you_mean(name: str, known: Iterable[str], what: str) -> UnknownName:
     """Return an `UnknownName` for `name` that lists the nearest of the `known` names."""
     known = sorted(known)

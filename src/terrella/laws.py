@@ -59,9 +59,8 @@ def constants_travel_with_weights(tokenizer: Tokenizer) -> None:
     part.normalise(obs)
     other.load_state_dict(part.state_dict())
     z = part.encode(obs)
-    expect(
-        torch.equal(z, other.encode(obs)), "latents after loading", "equal bits", "others", "Use persistent buffers."
-    )
+    same = torch.equal(z, other.encode(obs))
+    expect(same, "latents after loading", "equal bits", "others", "Use persistent buffers.")
     mean, spread = abs(float(z.mean())), float(z.std())
     fits = mean < 0.5 and 0.3 < spread < 3
     expect(fits, "mean and deviation of latents", "about 0 and 1", (mean, spread), "Measure them in `normalise`.")
@@ -312,11 +311,12 @@ def shaken(module: M, dtype: torch.dtype = torch.float32) -> M:
 
 
 def random_observations(stream: StreamSpec, lead: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Draw observations `(*lead, *stream.shape)`: uint8 images or float32 vectors."""
-    rng = np.random.default_rng(seed)
+    """Draw observations `(*lead, *stream.shape)`: uint8 images, float32 vectors, or rows of the stream's own space."""
+    rng, shape = np.random.default_rng(seed), (*lead, *stream.shape)
     if stream.kind == "image":
-        return torch.from_numpy(rng.integers(0, 256, (*lead, *stream.shape), dtype=np.uint8))
-    return torch.from_numpy(rng.normal(1.0, 2.0, (*lead, *stream.shape)).astype(np.float32))
+        return torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+    own = None if stream.native is None else random_rows(stream.native, 1, int(np.prod(lead)), seed).reshape(shape)
+    return torch.from_numpy((rng.normal(1.0, 2.0, shape) if own is None else own).astype(np.float32))
 
 
 def random_rows(action: ActionSpec, batch: int, steps: int, seed: int = 0) -> np.ndarray:

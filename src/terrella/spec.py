@@ -20,19 +20,29 @@ class StreamSpec:
     """One named part of an observation.
 
     `image`: uint8 `(h, w, C)`. `vector`: float32 `(F,)`, any other shape flattened. `text`: one string, recorded but
-    not modelled. `low` and `high` bound vectors where the environment declares finite bounds.
+    not modelled. `low` and `high` bound vectors where the environment declares finite bounds. `native`: of vectors that
+    are the row of something else, a grid of choices or the letters of a text, the space that it is of
+    (`terrella.actions.decode` gives the value back).
     """
 
     kind: Literal["image", "vector", "text"]
     shape: tuple[int, ...] = ()
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+    native: ActionSpec | None = None
 
     def __post_init__(self) -> None:
+        if self.native is not None and (self.kind != "vector" or self.low is None):
+            raise SpecError(f"a stream with a native space is a vector with bounds, not a {self.kind}.")
         if self.kind == "image" and len(self.shape) != 3:
             raise SpecError(f"an image stream has shape (h, w, C), not {self.shape}.")
         if self.kind == "vector" and len(self.shape) != 1:
             raise SpecError(f"a vector stream has shape (F,), not {self.shape}; flatten it first.")
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms in which a tokenizer may take it, the likeliest first: choices are numbers, too."""
+        return (self.kind,) if self.native is None else ("codes", self.kind)
 
 
 @dataclass(frozen=True)

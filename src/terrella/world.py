@@ -38,6 +38,7 @@ from .spec import WorldSpec
 
 FORMAT = 1
 GALLERY = Path(__file__).parent / "gallery"
+_DEFAULT = {"image": "conv", "vector": "vector", "codes": "codes"}  # the tokenizer of each form of stream
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Part:
 class WorldConfig:
     """Which parts make the world, and at which signal level finished frames enter its memory when stepping.
 
-    tokenizers: stream -> part; streams not named take `conv` (images) or `vector`. `context_level` is tau in (0, 1];
-    1 keeps frames clean. `dream_level` is the same for frames that were dreamed, None meaning alike; 0 lets a recurrent
-    backbone go on from its own prediction. `reencode` passes each dreamed frame (a number k: every k-th of a session)
-    through pixels and back before it enters the memory, which keeps long rollouts among frames that a tokenizer can
-    make; it costs one encoding a frame, whatever k. `text` reads actions that are sentences; None takes `words`.
+    tokenizers: stream -> part; streams not named take `conv` (images), `codes` (grids and letters) or `vector`.
+    `context_level` is tau in (0, 1]; 1 keeps frames clean. `dream_level` is the same for frames that were dreamed, None
+    meaning alike; 0 lets a recurrent backbone go on from its own prediction. `reencode` passes each dreamed frame (a
+    number k: every k-th of a session) through pixels and back before it enters the memory, which keeps long rollouts
+    among frames that a tokenizer can make; it costs one encoding a frame, whatever k. `text` reads actions that are
+    sentences; None takes `words`.
     """
 
     dynamics: Part
@@ -111,11 +113,11 @@ class World(nn.Module):
             )
         self.tokenizers = nn.ModuleDict()
         for stream, kind in spec.modelled.items():
-            part = config.tokenizers.get(stream) or Part("conv" if kind.kind == "image" else "vector")
+            part = config.tokenizers.get(stream) or Part(_DEFAULT[kind.forms[0]])
             takes = lookup("tokenizer", part.name).takes
-            if kind.kind not in takes:
+            if not set(kind.forms) & set(takes):
                 raise ConfigError(
-                    f"stream {stream!r} is of kind {kind.kind}, but tokenizer {part.name!r} takes "
+                    f"stream {stream!r} is of kind {' or '.join(kind.forms)}, but tokenizer {part.name!r} takes "
                     f"{' and '.join(takes)} streams; choose another tokenizer for it."
                 )
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)

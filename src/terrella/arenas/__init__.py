@@ -17,6 +17,7 @@ from . import (  # noqa: F401 - they register adapters and ids; no simulator is 
     rooms,
     speak_grid,
     speak_pucks,
+    spelled,
     sprites,
 )
 from .base import Forkable, Simulator, adapter, list_arenas
@@ -24,6 +25,7 @@ from .describe import describe
 from .fork import forkable
 from .make import make
 from .quantity import Quantity
+from .spelled import Spelled
 from .sprites import black_mse
 from .streams import streams, to_streams
 
@@ -31,6 +33,7 @@ __all__ = [
     "Forkable",
     "Quantity",
     "Simulator",
+    "Spelled",
     "adapter",
     "black_mse",
     "describe",

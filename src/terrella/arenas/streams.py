@@ -1,4 +1,4 @@
-"""Observations of any Gymnasium space as named streams: images, vectors and text."""
+"""Observations of any Gymnasium space as named streams: images, vectors, grids and text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from .. import actions as codec
 from ..errors import SpecError
-from ..spec import StreamSpec
+from ..spec import ActionSpec, StreamSpec
+from .spelled import SpelledText, is_text
 from .wrappers import image_shape
 
 UNBOUNDED = 1e30  # float32's largest numbers stand for "no bound" in many environments
 WIDEST = 1 << 16  # numbers a vector stream may have
+MOST = 256  # values that an entry of a grid may have
 
 
 def streams(space: gym.Space) -> dict[str, StreamSpec]:
@@ -23,14 +26,18 @@ def streams(space: gym.Space) -> dict[str, StreamSpec]:
     | space | stream |
     |---|---|
     | uint8 `Box` `(h, w)` or `(h, w, C)`, C at most 4 | image `(h, w, C)` |
+    | integer `Box` of two or more axes, at most 256 values an entry | grid: vector of choices, flattened |
+    | `MultiDiscrete` of two or more axes | grid |
     | any other `Box` | vector, flattened, with its bounds if all are finite |
-    | `Discrete`, `MultiDiscrete` | vector, one-hot (one after another) |
+    | `Discrete`, other `MultiDiscrete` | vector, one-hot (one after another) |
     | `MultiBinary` | vector of zeros and ones |
-    | `Text` and other spaces of strings | text |
+    | texts inside `Spelled` | vector of letters, as UTF-8 bytes |
+    | `Text` and other spaces of strings | text, recorded but not modelled |
     | `Dict`, `Tuple` | one stream an entry; names of nested ones joined by "." |
 
-    A space that is a single image, vector or text gives one stream `"pixels"`, `"vector"` or `"text"`. Raises
-    `SpecError` for spaces without a fixed size.
+    Grids and letters keep their space beside them (`StreamSpec.native`): their numbers are the rows that
+    `terrella.actions` makes of its values. A space that is a single image, vector or text gives one stream `"pixels"`,
+    `"vector"` or `"text"`. Raises `SpecError` for spaces without a fixed size.
     """
     found: dict[str, StreamSpec] = {}
     for name, leaf, _ in _leaves(space, None, ""):
@@ -56,7 +63,9 @@ def to_streams(env: gym.Env | gym.Space, obs: Any) -> dict[str, np.ndarray | str
         shape = image_shape(leaf)
         if shape is not None:
             result[name or "pixels"] = np.asarray(value, np.uint8).reshape(shape)
-        elif _is_text(leaf):
+        elif isinstance(leaf, SpelledText):
+            result[name or "vector"] = codec.encode(codec.action_spec(leaf), str(value)).astype(np.float32)
+        elif is_text(leaf):
             result[name or "text"] = str(value)
         else:
             result[name or "vector"] = _vector(leaf, value)
@@ -73,17 +82,34 @@ def _leaves(space: gym.Space, value: Any, prefix: str) -> Iterator[tuple[str, gy
         yield prefix, space, value
 
 
-def _is_text(space: gym.Space) -> bool:
-    return isinstance(space, spaces.Text) or (space.dtype is not None and np.dtype(space.dtype).kind == "U")
+def _native(space: gym.Space) -> ActionSpec | None:
+    """The description of a space whose values are choices in a grid, or letters; None for others."""
+    if isinstance(space, SpelledText) or (isinstance(space, spaces.MultiDiscrete) and _is_grid(space)):
+        return codec.action_spec(space)
+    if isinstance(space, spaces.Box) and space.dtype.kind in "iu" and space.dtype != np.uint8 and len(space.shape) > 1:
+        apart = space.high.astype(np.float64) - space.low.astype(np.float64)
+        return codec.action_spec(space) if apart.max(initial=0) < MOST else None
+    return None
+
+
+def _is_grid(space: spaces.MultiDiscrete) -> bool:
+    return space.nvec.ndim > 1 and not np.any(space.start)
 
 
 def _describe(space: gym.Space, name: str) -> StreamSpec:
     shape = image_shape(space)
     if shape is not None:
         return StreamSpec("image", shape)
-    if _is_text(space):
-        return StreamSpec("text")
     where = f"the observation{f' {name!r}' if name else ''}"
+    native = _native(space)
+    if native is not None:
+        found = codec.columns(native)
+        if len(found.low) > WIDEST:
+            raise SpecError(f"{where} has {len(found.low)} entries; at most {WIDEST} make a stream.")
+        low, high = tuple(found.low.tolist()), tuple(found.high.tolist())
+        return StreamSpec("vector", (len(low),), low, high, native)
+    if is_text(space):
+        return StreamSpec("text")
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8 and len(space.shape) >= 3:
             raise SpecError(
@@ -109,7 +135,7 @@ def _describe(space: gym.Space, name: str) -> StreamSpec:
 def _vector(space: gym.Space, value: Any) -> np.ndarray:
     if isinstance(space, spaces.Discrete):
         return _one_hot(int(space.n), int(value) - int(space.start))
-    if isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, spaces.MultiDiscrete) and not _is_grid(space):
         choices = (np.asarray(value) - space.start).ravel()
         return np.concatenate([_one_hot(int(n), int(c)) for n, c in zip(space.nvec.ravel(), choices)])
     return np.array(value, np.float32).ravel()

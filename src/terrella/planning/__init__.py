@@ -6,14 +6,27 @@ from .best_first import BestFirst
 from .best_of import BestOf
 from .catalogue import TASKS, find_task, task_in
 from .cem import CEM, ICEM
+from .critics import AskForChoice, ByObjective, ByPicture, GridNarrator, SentenceCritic
+from .deliberate import Decision, Deliberate, DeliberateSettings, Deliberator
+from .errands import ERRANDS, GOALS, Errand, missing
 from .gradient import Gradient
+from .language_models import Endpoint, LanguageModel, LocalModel
 from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
 from .maze_reader import MazeReader
 from .mcts import MCTS
-from .mpc import MPC, Controller
+from .mpc import MPC, Acting, Actor, Controller
 from .mppi import MPPI
 from .objective import Constraint, Distance, Effort, Function, Future, Objective, Return, Sum
 from .propose import Guided, propose
+from .proposers import (
+    AskForSentences,
+    Enumerate,
+    Proposed,
+    Scene,
+    SentenceProposer,
+    grammar_sentences,
+    recorded_sentences,
+)
 from .reasoned import Follower, Proposer, Reasoned
 from .run import plan
 from .search import Search, Space
@@ -25,29 +38,47 @@ from .trial import Blind, Episode, Start, attempt, begin, controller, play
 
 __all__ = [
     "CEM",
+    "ERRANDS",
+    "GOALS",
     "ICEM",
     "MCTS",
     "MPC",
     "MPPI",
     "TASKS",
+    "Acting",
+    "Actor",
+    "AskForChoice",
+    "AskForSentences",
     "Beam",
     "BestFirst",
     "BestOf",
     "Blind",
+    "ByObjective",
+    "ByPicture",
     "Constraint",
     "Controller",
+    "Decision",
+    "Deliberate",
+    "DeliberateSettings",
+    "Deliberator",
     "Disagreement",
     "Distance",
     "Effort",
+    "Endpoint",
     "Energy",
+    "Enumerate",
     "Episode",
+    "Errand",
     "Follower",
     "Function",
     "Future",
     "Goal",
     "Gradient",
+    "GridNarrator",
     "Guided",
     "Inconsistency",
+    "LanguageModel",
+    "LocalModel",
     "MazeReader",
     "Moment",
     "Objective",
@@ -55,12 +86,16 @@ __all__ = [
     "Planner",
     "PolicyPrior",
     "PredictiveSampling",
+    "Proposed",
     "Proposer",
     "RandomShooting",
     "Reasoned",
     "Return",
     "SamplingPlanner",
+    "Scene",
     "Search",
+    "SentenceCritic",
+    "SentenceProposer",
     "Settings",
     "Simulator",
     "Space",
@@ -75,9 +110,12 @@ __all__ = [
     "begin",
     "controller",
     "find_task",
+    "grammar_sentences",
     "make_planner",
+    "missing",
     "plan",
     "play",
     "propose",
+    "recorded_sentences",
     "task_in",
 ]

@@ -9,6 +9,7 @@ Ref: receding-horizon control; see Richalet et al., Automatica 14 (1978).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -109,27 +110,39 @@ class Controller:
         self._rows = None
 
 
-class MPC(Policy):
-    """A policy that plans in a world: `terrella.record("Pendulum-v1", policy=MPC(engine, Return()))`.
+class Actor(Protocol):
+    """Who acts in B episodes; `Controller` is one. plan: the last one, None for who has none."""
 
-    Arguments are those of `Controller`. Episodes differ in their chance as recordings do; equal ones get equal actions
-    (unless planned against the clock).
+    plan: Plan | None
 
-    Raises what `Controller` raises.
+    def begin(self, observations: dict[str, np.ndarray], seeds: Sequence[int]) -> None:
+        """Take in first frames."""
+        ...
+
+    def act(self) -> np.ndarray:
+        """Rows `(B, W)`."""
+        ...
+
+    def see(self, observations: dict[str, np.ndarray]) -> None:
+        """Take in what followed."""
+        ...
+
+
+class Acting(Policy):
+    """A policy made of an actor that knows a world: recording plays one episode at a time, as one of B = 1.
+
+    A kind of it says who acts in an episode (`actor`).
     """
 
-    def __init__(
-        self,
-        engine: Observer,
-        objective: Objective | Callable[[Future], np.ndarray],
-        planner: Planner | str = "icem",
-        **settings: Any,
-    ):
-        self.engine, self.objective, self.planner, self.settings = engine, objective, planner, settings
-        self._new()  # refuses wrong settings now
+    def __init__(self, engine: Observer):
+        self.engine = engine
         self._env: gym.Env | None = None
-        self._controller: Controller | None = None
-        self._seen = False
+        self._begun = False
+        self._actor: Actor | None = None
+
+    @abstractmethod
+    def actor(self, env: gym.Env) -> Actor:
+        """Whoever acts in the episode that has begun in `env`."""
 
     def prepare(self, spec: WorldSpec, env: gym.Env | None = None) -> None:
         """Check that the environment is one of the world's kind.
@@ -149,20 +162,46 @@ class MPC(Policy):
         """Forget the last episode."""
         del space
         self._seed = int(rng.integers(1 << 31))
-        self._controller, self._seen = self._new(), False
+        self._actor, self._begun = None, True
 
     def act(self, observation: Any) -> Any:
         """Take in what is seen and return the action to take now."""
-        if self._env is None or self._controller is None:
+        if self._env is None or not self._begun:
             raise StateError("call prepare(spec, env) and begin(space, rng) first, as recording does.")
         seen = to_streams(self._env, observation)
         frames = {name: np.asarray(seen[name])[None] for name in self.engine.spec.modelled}
-        if self._seen:
-            self._controller.see(frames)
+        if self._actor is None:
+            self._actor = self.actor(self._env)
+            self._actor.begin(frames, [self._seed])
         else:
-            self._controller.begin(frames, [self._seed])
-        self._seen = True
-        return actions.decode(self.engine.spec.action, self._controller.act()[0])
+            self._actor.see(frames)
+        return actions.decode(self.engine.spec.action, self._actor.act()[0])
+
+
+class MPC(Acting):
+    """A policy that plans in a world: `terrella.record("Pendulum-v1", policy=MPC(engine, Return()))`.
+
+    Arguments are those of `Controller`. Episodes differ in their chance as recordings do; equal ones get equal actions
+    (unless planned against the clock).
+
+    Raises what `Controller` raises.
+    """
+
+    def __init__(
+        self,
+        engine: Observer,
+        objective: Objective | Callable[[Future], np.ndarray],
+        planner: Planner | str = "icem",
+        **settings: Any,
+    ):
+        super().__init__(engine)
+        self.objective, self.planner, self.settings = objective, planner, settings
+        self._new()  # refuses wrong settings now
+
+    def actor(self, env: gym.Env) -> Controller:
+        """A controller."""
+        del env
+        return self._new()
 
     def _new(self) -> Controller:
         return Controller(self.engine, self.objective, self.planner, **self.settings)

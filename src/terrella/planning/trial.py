@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +21,7 @@ from ..errors import ArenaError, ConfigError
 from ..registry import lookup
 from ..spec import WorldSpec
 from .base import Model, Plan, Planner, make_planner
-from .mpc import Controller
+from .mpc import Actor, Controller
 from .search import Space
 from .simulator import Simulator
 from .tasks import Goal, Moment, Seen, Task
@@ -36,24 +36,6 @@ class Start:
     saved: bytes
     goal: Goal | None
     seed: int
-
-
-class Actor(Protocol):
-    """Who acts in B episodes; `terrella.planning.Controller` is one. plan: the last one, None for who has none."""
-
-    plan: Plan | None
-
-    def begin(self, observations: dict[str, np.ndarray], seeds: Sequence[int]) -> None:
-        """Take in first frames."""
-        ...
-
-    def act(self) -> np.ndarray:
-        """Rows `(B, W)`."""
-        ...
-
-    def see(self, observations: dict[str, np.ndarray]) -> None:
-        """Take in what followed."""
-        ...
 
 
 class Blind:

@@ -20,8 +20,9 @@ class Tokenizer(nn.Module, ABC):
     `normalise` measures and which are saved with the weights.
 
     spec: how many tokens, how many channels, and where each token lies. trains: whether there is anything to learn.
-    takes: the kinds of streams it can be made for. encoder_modules, decoder_modules: the names of the modules that only
-    `encode_raw` and only `decode_raw` call, so that an engine can keep each half's weights in a precision of its own.
+    takes: the forms of streams it can be made for (`StreamSpec.forms`). encoder_modules, decoder_modules: the names of
+    the modules that only `encode_raw` and only `decode_raw` call, so that an engine can keep each half's weights in a
+    precision of its own.
     """
 
     name: ClassVar[str] = ""

@@ -143,7 +143,7 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backb
         return _map_config(preset, spec, decoder, backbone)
     size, discrete = SIZES[preset], decoder == "masked"
     images = any(s.kind == "image" for s in spec.modelled.values())
-    channels = size.channels if images else 16
+    channels = size.channels if images or any(s.native for s in spec.modelled.values()) else 16
     tokenizers: dict[str, Part] = {}
     for name, stream in spec.modelled.items():
         if discrete and stream.kind != "image":
@@ -152,7 +152,7 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backb
                 "take the shortcut or the regression decoder, or record images with --pixels."
             )
         if stream.kind == "vector":
-            tokenizers[name] = Part("vector", {"channels": channels})
+            tokenizers[name] = Part(stream.forms[0], {"channels": channels})
         elif discrete:
             settings = {"digits": size.channels // 4, "levels": LEVELS, "width": size.width}
             tokenizers[name] = Part("fsq", settings | _stride(stream.shape, size.pixels))

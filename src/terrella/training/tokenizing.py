@@ -19,7 +19,7 @@ def shares(world: World, config: TrainingConfig, budget: Budget) -> tuple[Budget
     """Divide a budget between tokenizers and what comes after them."""
     learning = [t for t in world.tokenizers.values() if isinstance(t, Tokenizer) and t.trains]
     # Vectors need no more than a moment: their linear path is exact from the start.
-    images = any(t.stream.kind == "image" for t in learning)
+    images = any(t.stream.kind == "image" or t.stream.native is not None for t in learning)
     share = 0.0 if not learning else config.tokenizer_share if images else config.tokenizer_share / 5
     return budget.share(share) if learning else Budget(steps=0), budget.share(1 - share)
 
