@@ -31,6 +31,7 @@ from .config import from_json, to_json
 from .data.episode import Clips
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
 from .files import atomic
+from .nn import pretrained  # noqa: F401  (registers its encoders)
 from .nn.actions import text_leaves
 from .nn.latents import APART, TokenSpec
 from .registry import lookup, names
