@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import terrella
+from terrella import check
 from terrella.actions import encode
 from terrella.check import ACTION, TOKENS
 from terrella.citation import cite
@@ -29,6 +30,7 @@ from terrella.training.presets import training_config
 from terrella.world import Part, World, build_part
 
 transformers = pytest.importorskip("transformers")
+TOKENIZERS = {"pixels": Part("conv", {"width": 16, "channels": 6}), "state": Part("vector", {"channels": 6})}
 TEXT = ActionSpec("text", n=160, charset="abcdefghijklmnopqrstuvwxyz ")
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 40, "head_dim": 8}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 3}
@@ -206,6 +208,16 @@ def test_sentences_enter_in_the_models_own_words(folder: Path) -> None:
     none = part.predict(slabs, rows.masked_fill(torch.ones_like(rows).bool(), torch.nan))
     assert (told - none).abs().amax((1, 2)).min() > 1e-3
     streaming_equals_parallel(backbone(folder, TEXT, words=4))
+
+
+@pytest.mark.parametrize(
+    "law", [check.rollout_equals_parallel, check.saved_states_go_on, check.looking_changes_no_latent]
+)
+def test_a_slow_state_of_language_is_rendered_in_chunks(law: Any) -> None:
+    """The parts of PAN together; frames shown are what is remembered where they are re-encoded."""
+    swin = Part("swin", {"unit": 2, "steps": 2, "dim": 16, "layers": 1, "heads": 1})
+    language = Part("language", {"dim": 16, "heads": 2, "layers": 1, "window": 1})
+    law(check.example_world(language, swin, context_level=0.9, tokenizers=TOKENIZERS), torch.float32)
 
 
 def test_a_memory_of_few_bits_rounds_no_places(folder: Path) -> None:

@@ -98,9 +98,7 @@ class Language(Dynamics):
         model = _new(c) if c.path is None else _opened(c.path)
         dim, layers, head = model.config.hidden_size, model.config.num_hidden_layers, 2 * len(model.rotary_emb.inv_freq)
         self.origin = None if c.path is None else Origin(c.path, weights=c.adapt != "full")
-        self.loudness = (
-            1.0 if c.path is None else float(model.embed_tokens.weight.detach().std())
-        )  # of the words it knows
+        self.loudness = 1.0 if c.path is None else float(model.embed_tokens.weight.detach().std())  # of its words
         self.turns, vocabulary = Turns(model.rotary_emb), model.embed_tokens
         model.rotary_emb, model.embed_tokens = self.turns, None
         self.blocks = exact_norms(model)  # in here, matrices are trained as those of other backbones' blocks

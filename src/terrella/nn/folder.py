@@ -108,14 +108,14 @@ class Origin(nn.Module):
         self.path = str(path)
         self.register_buffer("hash", torch.tensor(list(_digest(Path(path), weights)), dtype=torch.uint8))
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         theirs = state_dict.get(f"{prefix}hash")
         if theirs is not None and not torch.equal(theirs.cpu(), self.hash.cpu()):
             raise WorldError(
                 f"the folder {self.path!r} has the hash {_hex(self.hash)}, but the world was trained on one of hash "
                 f"{_hex(theirs)}. Put back the model that it was trained on, or name its folder by `path`."
             )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _digest(folder: Path, weights: bool) -> bytes:

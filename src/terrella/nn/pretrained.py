@@ -60,7 +60,7 @@ class Pretrained(TextEncoder):
 
     def forward(self, codes_MW: Tensor) -> Tensor:
         """Look up what the encoder makes of each sentence, and project it."""
-        return self.out(self.memo(codes_MW).to(self.out[1].weight.dtype))  # pyright: ignore[reportArgumentType]
+        return self.out(self.memo(codes_MW).to(next(self.out.parameters()).dtype))
 
 
 @dataclass(frozen=True)
