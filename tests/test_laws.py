@@ -55,7 +55,7 @@ SMALL = {
         {"dim": 16, "heads": 1, "layers": 1, "window": 1, "track_layers": 2, "scan_heads": 1, "state": 3},
         {"dim": 16, "heads": 1, "layers": 1, "window": 3, "history": 5, "fetch": 1, "scan_heads": 1, "state": 3},
     ],
-    "language": [{"dim": 16, "heads": 2, "layers": 2, "window": 2}],
+    "language": [{"dim": 16, "heads": 2, "layers": 1, "window": 2}],
     "token_memory": [
         {"dim": 32, "heads": 2, "layers": 1, "slots": 6, "reads": 4},
         {"dim": 16, "heads": 1, "layers": 2, "slots": 1, "reads": 1},

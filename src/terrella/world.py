@@ -134,7 +134,8 @@ class World(nn.Module):
         leaves = text_leaves(self.dynamics)
         if not leaves:
             raise ConfigError(
-                f"text encoder {part.name!r} is asked for, but actions here are {describe(self.spec.action)}."
+                f"text encoder {part.name!r} is asked for, but this backbone reads no text by one: actions are "
+                f"{describe(self.spec.action)} (and a language model with `words` has an embedding of its own)."
             )
         for leaf in leaves:
             leaf.encoder = build_part("text", part, leaf.dim)
