@@ -85,6 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hybrid": {"layers": 3, "heads": 2, "scan_heads": 4, "every": 3, "window": 16},
     "reaction_diffusion": {"groups": 8},
     "token_memory": {"heads": 2},
+    "language": {"layers": 4, "heads": 2, "window": 16},
     "discrete": {"layers": 4, "heads": 2, "window": 16},
 }
 

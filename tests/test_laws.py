@@ -15,6 +15,7 @@ from terrella.data import Dataset, Episode, import_npz
 from terrella.decoders import Decoder, Regression, RegressionConfig, Shortcut, ShortcutConfig
 from terrella.dynamics import Dynamics
 from terrella.engine import Engine, State
+from terrella.engine.stepper import Stepper
 from terrella.errors import (
     ActionError,
     CheckFailed,
@@ -54,6 +55,7 @@ SMALL = {
         {"dim": 16, "heads": 1, "layers": 1, "window": 1, "track_layers": 2, "scan_heads": 1, "state": 3},
         {"dim": 16, "heads": 1, "layers": 1, "window": 3, "history": 5, "fetch": 1, "scan_heads": 1, "state": 3},
     ],
+    "language": [{"dim": 16, "heads": 2, "layers": 1, "window": 2}],
     "token_memory": [
         {"dim": 32, "heads": 2, "layers": 1, "slots": 6, "reads": 4},
         {"dim": 16, "heads": 1, "layers": 2, "slots": 1, "reads": 1},
@@ -386,6 +388,19 @@ def test_an_engine_that_observes_something_else_is_caught(what, monkeypatch):
     monkeypatch.setattr(Engine, "observe", other)
     with pytest.raises(CheckFailed, match="context observed"):
         check.observed_frames_are_a_context(small_world())
+
+
+def test_an_engine_that_draws_otherwise_when_nobody_looks_is_caught(monkeypatch):
+    draw = Stepper.draw
+
+    def unseen(self, slabs, seeds, row, observe=True):
+        drawn = draw(self, slabs, seeds, row, observe)
+        return drawn if observe else replace(drawn, z_BNZ=1.001 * drawn.z_BNZ)
+
+    check.looking_changes_no_latent(small_world())
+    monkeypatch.setattr(Stepper, "draw", unseen)
+    with pytest.raises(CheckFailed, match="without looking"):
+        check.looking_changes_no_latent(small_world())
 
 
 def test_a_world_with_global_chance_is_caught():

@@ -22,6 +22,7 @@ SIZES = {  # wide enough to have something to quantise
     "transformer": {"dim": 64, "heads": 2, "layers": 2, "every": 2, "window": 2, "history": 3, "fetch": 1},
     "ssm": {"dim": 64, "heads": 2, "layers": 2, "scan_heads": 4, "state": 8},
     "hybrid": {"dim": 64, "heads": 2, "layers": 2, "every": 2, "window": 4, "scan_heads": 4, "state": 8},
+    "language": {"dim": 64, "heads": 2, "layers": 2, "window": 2},
     "token_memory": {"dim": 64, "heads": 2, "layers": 1, "slots": 6, "reads": 4},
     "rssm": {"dim": 64, "blocks": 2, "groups": 4, "classes": 4, "hidden": 64, "width": 64, "layers": 1, "heads": 1},
     "reaction_diffusion": {"dim": 64},

@@ -329,6 +329,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"dim": 16, "heads": 1, "layers": 1, "window": 2},
     "ssm": {"dim": 16, "heads": 1, "layers": 1, "scan_heads": 1, "state": 3},
     "hybrid": {"dim": 16, "heads": 1, "layers": 1, "window": 1, "scan_heads": 1, "state": 3},
+    "language": {"dim": 16, "heads": 1, "layers": 1, "window": 2},
     "token_memory": {"dim": 16, "heads": 1, "layers": 1, "slots": 1, "reads": 1},
     "rssm": {"dim": 16, "blocks": 1, "groups": 1, "classes": 2, "hidden": 8, "width": 16, "layers": 1, "heads": 1},
     "reaction_diffusion": {"dim": 12, "groups": 3, "steps": 1, "settle": 1, "scales": 1, "mlp": 1.0},

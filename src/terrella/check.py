@@ -272,6 +272,19 @@ def files_hold_the_world(world: World, dtype: torch.dtype = torch.float64) -> No
     _same_bits("frames of a loaded world", *frames)
 
 
+def looking_changes_no_latent(world: World, dtype: torch.dtype = torch.float64) -> None:
+    """Latents and state are the same whether frames are shown or not, bit for bit, also where they are re-encoded."""
+    story, twin = _Story.of(world, dtype), shaken(world, dtype)
+    for reencode in (False, True):
+        engine = Engine(twin, dtype=dtype, recall=1, reencode=reencode)
+        found = [engine.rollout(story.begin(engine=engine), story.after[:, :3], observe=look) for look in (True, False)]
+        (state, shown), (blind, unseen) = found
+        expect(reencode or not unseen.observation, "observations unless frames are re-encoded", "none", "some")
+        same = np.array_equal(shown.latent, unseen.latent)  # pyright: ignore[reportArgumentType]
+        same &= all(torch.equal(*pair) for pair in zip(state.slabs.tensors(), blind.slabs.tensors(), strict=True))
+        expect(same, "latents and state without looking", "equal bits", "others", "Decode what is drawn, no more.")
+
+
 LAWS: dict[str, tuple[Callable[..., None], ...]] = {
     "tokenizer": (laws.frames_are_coded_alone, laws.constants_travel_with_weights, laws.tokenizer_loss_teaches),
     "dynamics": (
@@ -293,6 +306,7 @@ LAWS: dict[str, tuple[Callable[..., None], ...]] = {
         branches_get_equal_frames,
         saved_states_go_on,
         company_changes_no_frame,
+        looking_changes_no_latent,
         observed_frames_are_a_context,
         state_bytes_are_constant,
         files_hold_the_world,

@@ -142,6 +142,21 @@ _PAPERS = {
   author = {{PAN Team}},
   journal = {arXiv:2511.09057}, year = {2025}
 }""",
+    "lora": """@article{hu2021lora,
+  title = {LoRA: Low-Rank Adaptation of Large Language Models},
+  author = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean and
+  Wang, Lu and Chen, Weizhu}, journal = {arXiv:2106.09685}, year = {2021}
+}""",
+    "minilm": """@article{wang2020minilm,
+  title = {MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers},
+  author = {Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming},
+  journal = {arXiv:2002.10957}, year = {2020}
+}""",
+    "sbert": """@article{reimers2019sbert,
+  title = {Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks},
+  author = {Reimers, Nils and Gurevych, Iryna},
+  journal = {arXiv:1908.10084}, year = {2019}
+}""",
     "deltairis": """@article{micheli2024deltairis,
   title = {Efficient World Models with Context-Aware Tokenization},
   author = {Micheli, Vincent and Alonso, Eloi and Fleuret, Fran{\\c{c}}ois},
@@ -166,6 +181,8 @@ _USED = {
     ("dynamics", "token_memory"): ("ttm", "rotary", "dit"),
     ("dynamics", "rssm"): ("dreamer3", "rotary", "dit"),
     ("dynamics", "reaction_diffusion"): ("fluidworld",),
+    ("dynamics", "language"): ("pan", "rotary"),
+    ("dynamics", "lora"): ("lora",),
     ("dynamics", "history"): ("worldmem", "magicworld", "memoryforcing"),
     **{("memory", name): (name,) for name in ("ladder", "snapkv", "cake", "maskkv", "tempcache", "razor", "epicache")},
     ("memory", "window"): ("sinks",),
@@ -175,6 +192,7 @@ _USED = {
     ("tokenizer", "fsq"): ("fsq",),
     ("tokenizer", "patches"): ("patches",),
     ("text", "words"): ("hashes",),
+    ("text", "minilm"): ("minilm", "sbert"),
 }
 
 
@@ -183,6 +201,7 @@ def cite(world: World) -> str:
     config = world.config
     parts = [("dynamics", config.dynamics.name), ("decoder", config.decoder.name)]
     parts += [("dynamics", "history")] if config.dynamics.config.get("history") else []
+    parts += [("dynamics", "lora")] if any("lora_A" in name for name, _ in world.dynamics.named_parameters()) else []
     parts += [("memory", world.dynamics.memory.policy)] if world.dynamics.memory else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
     parts += [("text", config.text.name if config.text else "words")] if text_leaves(world.dynamics) else []

@@ -31,6 +31,7 @@ from .config import from_json, to_json
 from .data.episode import Clips
 from .errors import ConfigError, SpecError, WorldError, did_you_mean
 from .files import atomic
+from .nn import pretrained  # noqa: F401  (registers its encoders)
 from .nn.actions import text_leaves
 from .nn.latents import APART, TokenSpec
 from .registry import lookup, names
@@ -135,7 +136,8 @@ class World(nn.Module):
         leaves = text_leaves(self.dynamics)
         if not leaves:
             raise ConfigError(
-                f"text encoder {part.name!r} is asked for, but actions here are {describe(self.spec.action)}."
+                f"text encoder {part.name!r} is asked for, but this backbone reads no text by one: actions are "
+                f"{describe(self.spec.action)} (and a language model with `words` has an embedding of its own)."
             )
         for leaf in leaves:
             leaf.encoder = build_part("text", part, leaf.dim)

@@ -25,14 +25,17 @@ class Decoder(nn.Module, ABC):
 
     steps: how many times `sample` calls `predict` unless told otherwise. differentiable: whether what it draws has a
     gradient by what was predicted. sized: whether it has a network of its own, made for the tokens of its world, which
-    the constructor then takes after the config. unit: how many frames are drawn together, a *chunk*, under the action
-    that begins it. slabs: what a session keeps between the frames of a chunk, and between chunks; zeros stand for
-    nothing yet. Where `unit` is above 1, noise and what `sample` returns have an axis of so many frames before N.
+    the constructor then takes after the config. plain: whether all that it asks for are plain predictions,
+    `predict(None, None)`, so that the backbone has no part in denoising. unit: how many frames are drawn together, a
+    *chunk*, under the action that begins it. slabs: what a session keeps between the frames of a chunk, and between
+    chunks; zeros stand for nothing yet. Where `unit` is above 1, noise and what `sample` returns have an axis of so
+    many frames before N.
     """
 
     name: ClassVar[str] = ""
     differentiable: ClassVar[bool] = True
     sized: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
     steps: int = 1
     unit: int = 1
     slabs: Mapping[str, SlabSpec] = MappingProxyType({})

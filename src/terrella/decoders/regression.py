@@ -6,6 +6,7 @@ Blurs where the future is open.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Regression(Decoder):
     """Mean squared error on the latent; `sample` ignores its noise."""
 
     Config = RegressionConfig
+    plain: ClassVar[bool] = True
 
     def __init__(self, config: RegressionConfig):
         super().__init__()

@@ -90,6 +90,7 @@ class Swin(Decoder):
     Config = SwinConfig
     differentiable: ClassVar[bool] = False  # by an action inside a chunk, its frames have none
     sized: ClassVar[bool] = True
+    plain: ClassVar[bool] = True
 
     def __init__(self, config: SwinConfig, tokens: TokenSpec):
         super().__init__()

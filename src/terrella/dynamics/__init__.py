@@ -4,6 +4,7 @@ from .base import Dynamics
 from .flow import Flow, FlowConfig
 from .flow_wedge import FlowWedge, FlowWedgeConfig
 from .hybrid import Hybrid, HybridConfig
+from .language import Language, LanguageConfig
 from .reaction_diffusion import ReactionDiffusion, ReactionDiffusionConfig
 from .rssm import RSSM, RSSMConfig
 from .ssm import SSM, SSMConfig
@@ -20,6 +21,8 @@ __all__ = [
     "FlowWedgeConfig",
     "Hybrid",
     "HybridConfig",
+    "Language",
+    "LanguageConfig",
     "RSSMConfig",
     "ReactionDiffusion",
     "ReactionDiffusionConfig",

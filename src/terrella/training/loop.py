@@ -155,6 +155,15 @@ def _require_frames(world: World, recipe: TrainingConfig) -> None:
         )
 
 
+def _require_plain(world: World, recipe: TrainingConfig) -> None:
+    """Raise `ConfigError` where latents are to teach a backbone that its decoder asks to denoise."""
+    if recipe.supervision == "latent" and not world.decoder.plain:
+        raise ConfigError(
+            f"supervision is 'latent', but with the decoder {world.decoder.name!r} the backbone itself denoises, and "
+            "would never learn to; choose a decoder with a network of its own (swin) or without noise (regression)."
+        )
+
+
 class _Run:
     """One training run: the two phases, and how much each may take."""
 
@@ -170,6 +179,7 @@ class _Run:
         about: dict[str, Any],
     ):
         _require_frames(world, config)
+        _require_plain(world, config)
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
         self.budgets = dict(zip(("tokenizer", "dynamics"), shares(world, config, budget)))
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None

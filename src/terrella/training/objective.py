@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..nn.latents import Predict
 from ..nn.noise import chance
 from ..world import World
 from .error_buffer import ErrorBuffer, recycled_past
@@ -49,16 +50,37 @@ def clip_loss(
     scored = 1 if config.score_seen else first
     since = scored if blind else 0  # frames that are not scored need no prediction
     outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau, since)
-    latent = world.decoder.loss(predict, z_BTNZ[:, since:], progress, generator)[:, scored - since :].mean()
+    latent, match = _supervised(world, config, predict, z_BTNZ[:, since:], progress, generator)
+    latent = latent[:, scored - since :].mean()
     wanted = (reward_BT - world.reward_shift) / world.reward_scale
     reward = F.mse_loss(outcome.reward[:, 1:].float(), wanted[:, 1:])
     end = F.binary_cross_entropy_with_logits(outcome.end[:, 1:].float(), end_BT[:, 1:])
     total = latent + config.reward_weight * reward + config.end_weight * end
     parts = {"latent": latent.detach(), "reward": reward.detach(), "end": end.detach()}
+    if match is not None:
+        match = match[:, scored - since :].mean()
+        total, parts["match"] = total + match, match.detach()
     if outcome.extra is not None:
         extra = outcome.extra.float().mean()
         total, parts["extra"] = total + extra, extra.detach()
     return total, parts
+
+
+def _supervised(
+    world: World, config: TrainingConfig, predict: Predict, z: Tensor, progress: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """The decoder's loss of every frame, and that of matching latents where these teach the backbone; `(B, T)` each.
+
+    Then nothing of the decoder's loss reaches the backbone, and the latents are targets without a gradient, as clips
+    hold them. Ref: LeCun, A Path Towards Autonomous Machine Intelligence, 2022, section 4.4 (joint embeddings predicted
+    in latent space). Differs: the encoder is trained before, for reconstruction, so nothing can collapse.
+    """
+    if config.supervision == "decoder":
+        return world.decoder.loss(predict, z, progress, generator), None
+    plain = predict(None, None)
+    known = plain.detach()
+    match = (plain.float() - z.float()).square().mean((-1, -2))
+    return world.decoder.loss(lambda noisy, noise: known, z, progress, generator), match
 
 
 def _context(z: Tensor, most: float, generator: torch.Generator, seen: int | None = None) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from math import gcd
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,7 +32,9 @@ class TrainingConfig:
     steps so far; 0 ends with the last weights. blind: share of batches in which only the first `seen` frames are shown
     and the loss is that of going on alone, through all the frames after them. score_seen: whether the shown frames
     count too, each as the next one after those before it. growth: share of training in which clips grow from an eighth
-    to their full length, and become fewer; short ones teach what a frame is many times as fast. reward_weight,
+    to their full length, and become fewer; short ones teach what a frame is many times as fast. supervision: what
+    teaches the backbone what comes next: the loss of the `decoder`, or its plain prediction's distance to the `latent`
+    of the frame that came, where the decoder learns beside it from what is expected anyway. reward_weight,
     end_weight: of the two heads.
     """
 
@@ -54,6 +56,7 @@ class TrainingConfig:
     seen: int = 1
     score_seen: bool = False
     growth: float = 0.0
+    supervision: Literal["decoder", "latent"] = "decoder"
     reward_weight: float = 0.1
     end_weight: float = 0.1
     checkpoint_seconds: float = 60.0
@@ -65,6 +68,8 @@ class TrainingConfig:
             raise ConfigError(f"recycled is {self.recycled}; it is a share of batches, from 0 to 1.")
         if self.spectral is not None and not self.spectral > 0:
             raise ConfigError(f"spectral is {self.spectral}; a bound is above 0, and None is no bound.")
+        if self.supervision not in ("decoder", "latent"):
+            raise did_you_mean(str(self.supervision), ("decoder", "latent"), "supervision")
         if not 0 <= self.average < 1:
             raise ConfigError(f"average is {self.average}; it is a share of the steps so far, from 0 to below 1.")
 
