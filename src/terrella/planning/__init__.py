@@ -6,6 +6,7 @@ from .best_first import BestFirst
 from .best_of import BestOf
 from .catalogue import TASKS, find_task, task_in
 from .cem import CEM, ICEM
+from .feasibility import Feasibility, feasibility
 from .gradient import Gradient
 from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
 from .maze_reader import MazeReader
@@ -41,6 +42,7 @@ __all__ = [
     "Effort",
     "Energy",
     "Episode",
+    "Feasibility",
     "Follower",
     "Function",
     "Future",
@@ -74,6 +76,7 @@ __all__ = [
     "attempt",
     "begin",
     "controller",
+    "feasibility",
     "find_task",
     "make_planner",
     "plan",
