@@ -294,6 +294,7 @@ function holdRewind(on) {
 // --- readouts
 
 function refresh() {
+  controls.suggest(state.focus?.possible ?? []);
   const pane = state.focus, now = pane?.now?.frame ?? 0, busy = Boolean(pane?.running);
   $("play").dataset.running = busy;
   $("play").title = busy ? "Pause" : "Play";
