@@ -71,7 +71,8 @@ def test_denoising_follows_the_guided_prediction_at_every_step() -> None:
             z = z + (told + 1.5 * (told - untold) - z) / (2 - i)
     dynamics.predict = lambda *given: calls.append(len(given[1])) or own(*given)  # type: ignore[method-assign]
     _, frame = made.step(state, row, guidance=1.5)
-    np.testing.assert_allclose(frame.latent, z.numpy(), rtol=0, atol=1e-6)  # pyright: ignore[reportArgumentType]
+    assert frame.latent is not None
+    np.testing.assert_allclose(frame.latent, z.numpy(), rtol=0, atol=1e-6)
     assert calls == [2, 2]  # both in one call, twice the rows
 
 

@@ -65,7 +65,7 @@ def beginning(
 
 def action_rows(spec: ActionSpec, actions: np.ndarray | Tensor, batch: int, device: torch.device) -> Tensor:
     """Check one action for each session; float32 `(B, W)`. Raises `ActionError`."""
-    rows = actions if isinstance(actions, Tensor) else torch.from_numpy(np.asarray(actions, np.float64))
+    rows: Tensor = actions if isinstance(actions, Tensor) else torch.from_numpy(np.asarray(actions, np.float64))
     if rows.shape != (batch, width(spec)):
         raise ActionError(
             f"actions have shape {tuple(rows.shape)}; {batch} sessions of {describe(spec)} take rows of shape "
