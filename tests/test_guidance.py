@@ -17,6 +17,7 @@ from terrella.nn.slabs import Slabs
 from terrella.planning import Return, make_planner
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import TrainingConfig, train, world_config
+from terrella.training.loop import require_still
 from terrella.training.objective import clip_loss
 from terrella.world import Part, World
 
@@ -144,6 +145,8 @@ def test_who_cannot_be_guided_says_so() -> None:
     assert not state.spent
     with pytest.raises(ConfigError, match="share"):
         TrainingConfig(action_dropout=1.0)
+    with pytest.raises(ConfigError, match="'flow' moves its map by the actions"):
+        require_still(example_world(Part("flow"), Part("regression")), TrainingConfig(action_dropout=0.1))
 
 
 def test_actions_are_withheld_for_frames_by_themselves() -> None:

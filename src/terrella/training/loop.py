@@ -155,7 +155,7 @@ def _bound(world: World, bound: float | None) -> SpectralBound | None:
     return SpectralBound(world.dynamics, world.dynamics.recurrent, bound)
 
 
-def _require_known_motion(world: World, recipe: TrainingConfig) -> None:
+def require_still(world: World, recipe: TrainingConfig) -> None:
     """Raise `ConfigError` where actions are to be withheld from a memory that they move."""
     if recipe.action_dropout and world.dynamics.name in MAPS:
         raise ConfigError(
@@ -190,7 +190,7 @@ class _Run:
         about: dict[str, Any],
     ):
         _require_frames(world, config)
-        _require_known_motion(world, config)
+        require_still(world, config)
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
         self.budgets = dict(zip(("tokenizer", "dynamics"), shares(world, config, budget)))
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None
