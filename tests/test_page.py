@@ -384,6 +384,13 @@ def test_a_typed_sentence_changes_the_world(browser: Any, told: World, tmp_path:
         one, other = page.evaluate(SHOWN)
         assert one != other
         page.screenshot(path=tmp_path / "said.png")
+        page.keyboard.press("1")  # a sentence holds where it was said, whoever is driven meanwhile
+        assert page.input_value("[aria-label='Action in words']") == "turn around"
+        page.keyboard.press("Period")
+        at_least(page, 6)
+        page.wait_for_timeout(80)
+        assert page.evaluate(in_force) == ["turn around", "go forward four steps"]
+        page.keyboard.press("2")
         page.keyboard.down("Backspace")  # looking back shows what was said then
         until(page, f"() => {in_force}[1] === 'turn left'")
         page.keyboard.up("Backspace")
@@ -412,6 +419,13 @@ def test_sentences_are_suggested_and_shown_as_text(browser: Any, told: World, tm
         assert page.text_content(".said") == "<b>jump</b>"
         assert page.locator(".said *").count() == 0
         page.screenshot(path=tmp_path / "suggested.png")
+        page.keyboard.press("f")  # a branch hears what holds, and waits
+        until(page, "() => document.querySelectorAll('.pane .hint.on').length === 2")
+        page.wait_for_timeout(200)
+        assert page.locator(".pane[data-running]").count() == 0
+        page.press("[aria-label='Action in words']", "Enter")  # the same once more, and both go on
+        until(page, "() => document.querySelectorAll('.pane[data-running]').length === 2")
+        page.click("#play")
         page.uncheck("#truth", force=True)  # begins again without it
         until(page, f"said => JSON.stringify({offered}) === JSON.stringify(said)", list(told.sentences))
 

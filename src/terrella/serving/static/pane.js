@@ -20,6 +20,7 @@ export class Pane {
     this.waiting = true; // the next action starts the clock
     this.seq = 0;
     this.sent = "{}";
+    this.text = null; // the sentence that holds here
     this.asked = new Map(); // seq -> when
     this.drawing = Promise.resolve();
     this.views = new Map();
