@@ -16,6 +16,7 @@ import torch
 
 import terrella
 from terrella import arenas
+from terrella.arenas.sentences import find_sentences
 from terrella.data.episode import Clips
 from terrella.serving import create_app, create_server
 from terrella.training import TrainingConfig
@@ -330,6 +331,103 @@ def test_memory_is_shown_where_it_is_a_map(
         page.wait_for_selector(".pane .hint.on")
         assert page.locator(".view").count() == 2
         assert page.locator(".view.memory").count() == 0
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose actions are sentences, trained for a moment."""
+    pytest.importorskip("minigrid", reason="sentences need minigrid (extra 'arenas')")
+    path = tmp_path_factory.mktemp("told") / "data"
+    how: dict[str, Any] = {"episodes": 4, "max_episode_steps": 24, "policy": "speak", "num_envs": 1}
+    data = terrella.record("terrella/SentencesGrid-v0", path, **how)
+    world = terrella.train(data, budget="20steps", preset="debug", name="told", device="cpu", progress=False)
+    torch.manual_seed(0)
+    for parameter in world.dynamics.parameters():  # so few steps teach it nothing: what is said must show
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    return world
+
+
+def say(page: Any, sentence: str, steps: int = 2) -> None:
+    """Type a sentence into a world that is paused, and take some steps under it."""
+    page.fill("[aria-label='Action in words']", sentence)
+    page.press("[aria-label='Action in words']", "Enter")
+    page.focus("#stage")
+    for _ in range(steps):
+        now = frame(page)
+        page.keyboard.press("Period")
+        at_least(page, now + 1)
+    page.wait_for_timeout(80)
+
+
+def test_a_typed_sentence_changes_the_world(browser: Any, told: World, tmp_path: Path) -> None:
+    in_force = "[...document.querySelectorAll('.pane .said')].map(p => p.hidden ? null : p.textContent)"
+    with serving({"told": told}) as url, opened(browser, url) as page:
+        page.wait_for_selector(".pane .hint.on")
+        page.uncheck("#stop", force=True)
+        page.focus("#stage")
+        assert page.evaluate(in_force) == [None]  # nobody has said anything yet
+        page.keyboard.press("f")
+        until(page, "() => document.querySelectorAll('.pane').length === 2")
+        page.keyboard.press("Period")
+        at_least(page, 1)
+        say(page, "turn left")  # both
+        a, b = page.evaluate(SHOWN)
+        assert a == b
+        assert page.evaluate(in_force) == ["turn left"] * 2
+        page.check("#drive input[value=one]", force=True)
+        page.focus("#stage")
+        for number, sentence in ((1, "turn around"), (2, "go forward four steps")):  # each its own, from one moment
+            page.keyboard.press(str(number))
+            say(page, sentence)
+        assert page.evaluate("[...document.querySelectorAll('.pane .views')].length") == 2
+        assert page.evaluate(in_force) == ["turn around", "go forward four steps"]
+        one, other = page.evaluate(SHOWN)
+        assert one != other
+        page.screenshot(path=tmp_path / "said.png")
+        page.keyboard.press("1")  # a sentence holds where it was said, whoever is driven meanwhile
+        assert page.input_value("[aria-label='Action in words']") == "turn around"
+        page.keyboard.press("Period")
+        at_least(page, 6)
+        page.wait_for_timeout(80)
+        assert page.evaluate(in_force) == ["turn around", "go forward four steps"]
+        page.keyboard.press("2")
+        page.keyboard.down("Backspace")  # looking back shows what was said then
+        until(page, f"() => {in_force}[1] === 'turn left'")
+        page.keyboard.up("Backspace")
+
+
+def test_sentences_are_suggested_and_shown_as_text(browser: Any, told: World, tmp_path: Path) -> None:
+    offered = "[...document.querySelectorAll('.hints button')].map(b => b.textContent)"
+    grammar = find_sentences(arenas.make(told.spec.env)).grammar
+    assert len(told.sentences) > 4
+    assert set(told.sentences) <= set(grammar.asked)
+    with serving({"told": told}) as url, opened(browser, url) as page:
+        page.wait_for_selector(".hints button")
+        page.uncheck("#stop", force=True)
+        possible = page.evaluate(offered)
+        assert set(possible) <= set(grammar.asked)
+        assert {grammar.understand(s)[0] for s in possible} >= {"turn", "wait"}  # type: ignore[index]
+        page.keyboard.press("Period")
+        at_least(page, 1)
+        page.click(".hints button:nth-of-type(2)")
+        page.keyboard.press("Period")
+        at_least(page, 2)
+        until(page, "said => document.querySelector('.said').textContent === said", possible[1])
+        assert page.locator(".said").is_visible()
+        assert page.input_value("[aria-label='Action in words']") == possible[1]
+        say(page, "<b>jump</b>", 1)
+        assert page.text_content(".said") == "<b>jump</b>"
+        assert page.locator(".said *").count() == 0
+        page.screenshot(path=tmp_path / "suggested.png")
+        page.keyboard.press("f")  # a branch hears what holds, and waits
+        until(page, "() => document.querySelectorAll('.pane .hint.on').length === 2")
+        page.wait_for_timeout(200)
+        assert page.locator(".pane[data-running]").count() == 0
+        page.press("[aria-label='Action in words']", "Enter")  # the same once more, and both go on
+        until(page, "() => document.querySelectorAll('.pane[data-running]').length === 2")
+        page.click("#play")
+        page.uncheck("#truth", force=True)  # begins again without it
+        until(page, f"said => JSON.stringify({offered}) === JSON.stringify(said)", list(told.sentences))
 
 
 def test_card_and_help_show_text_only(page: Any) -> None:

@@ -10,7 +10,18 @@ from terrella import Engine
 from terrella.engine import Dream
 from terrella.errors import ActionError, ConfigError, UnknownName
 from terrella.laws import shaken
-from terrella.planning import Constraint, Distance, Effort, Function, Future, Return, make_planner, plan
+from terrella.planning import (
+    Constraint,
+    Distance,
+    Effort,
+    Feasibility,
+    Function,
+    Future,
+    Return,
+    feasibility,
+    make_planner,
+    plan,
+)
 from terrella.planning.smooth import SmoothFuture, smooth_cost
 from terrella.registry import lookup, names
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
@@ -216,3 +227,29 @@ def test_descent_improves_plans_in_a_world_and_leaves_its_state():
     np.testing.assert_allclose(cost, found.cost, rtol=1e-3)
     with pytest.raises(ActionError):
         engine.dream(untouched, torch.zeros(2, 3, 5))
+
+
+def test_a_rollout_is_led_to_a_constraint_and_says_whether_it_holds():
+    """Towards a far goal, but slowly: what the penalty asks for holds, and without it does not."""
+    far = Distance({"vector": np.array([0.0, 50.0])})
+    slow = far + Constraint(lambda f: abs(f.rows[..., 0]) - 0.5)
+    slow = slow + Constraint(lambda f: f.observation["vector"][..., 1] - 1)
+    free, kept = (plan(Smooth(), STARTS, wanted, "gradient", horizon=3, iterations=60) for wanted in (far, slow))
+    loose, tight = (feasibility(Smooth(), STARTS, p, slow, tolerance=0.05) for p in (free, kept))
+    assert loose.g.shape == (3, 2, 3)
+    assert not loose.holds.any()
+    assert (loose.g > 0.1).any((0, 2)).all()  # neither would hold by itself
+    assert tight.holds.all()
+    assert (tight.excess < loose.excess).all()
+    assert str(loose).startswith("0 of 3 plans are feasible; the largest excess is 3.5")
+    assert str(tight).startswith("3 of 3")
+    with pytest.raises(ConfigError, match="no Constraint"):
+        feasibility(Smooth(), STARTS, free, far)
+
+
+def test_what_comes_after_an_end_can_no_longer_be_violated():
+    g = np.array([[[-1.0, 2.0, 3.0]], [[-1.0, 2.0, 3.0]]])
+    found = Feasibility(g, np.array([[True, False, False], [True, True, False]]))
+    assert found.holds.tolist() == [True, False]
+    assert found.excess.tolist() == [-1.0, 2.0]
+    assert str(found) == "1 of 2 plans are feasible; the largest excess is 2, of plan 1 at step 2 of 3"

@@ -364,7 +364,11 @@ def told_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_a_world_is_trained_stepped_and_measured_by_sentences(told_data: Dataset, tmp_path: Any) -> None:
     world = train(told_data, tmp_path, budget="6steps", preset="debug", device="cpu", progress=False)
     assert "Hash Embeddings" in cite(world)
-    rollout_equals_parallel(World.load(tmp_path), torch.float32)
+    loaded = World.load(tmp_path)
+    assert 4 < len(loaded.sentences) <= 12
+    assert loaded.sentences == world.sentences
+    assert all(opened(ARENAS[0])[1].grammar.understand(sentence) for sentence in loaded.sentences)
+    rollout_equals_parallel(loaded, torch.float32)
     env = arenas.make(told_data.spec.env)
     found = measure_language(
         WorldEntrant(world), env, world.spec, context=2, groups=1, branches=3, marks=(1, 2), seed=1

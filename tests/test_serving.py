@@ -901,11 +901,16 @@ def test_text_actions() -> None:
         frames = []
         for seq, said in enumerate(("go left", "go right"), 1):
             client.send("rewind", session=number, frame=0)
-            client.until("tick", frame=0)
+            assert client.until("tick", frame=0)["said"] == ""
             client.send("action", session=number, seq=seq, text=said)
-            client.send("step", session=number)
-            frames.append(client.until("tick", frame=1)["parts"][0][1])
+            client.send("step", session=number, n=2)
+            tick = client.until("tick", frame=1)
+            frames.append(tick["parts"][0][1])
+            assert (tick["said"], tick["possible"]) == (said, None)
+            client.until("tick", frame=2)
         assert frames[0] != frames[1]
+        client.send("rewind", session=number, frame=1)
+        assert client.until("tick", frame=1)["said"] == "go right"
         client.send("action", session=number, seq=3, text="x" * 90)
         assert client.until("error")["code"] == "ActionError"
 

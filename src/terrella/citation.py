@@ -167,6 +167,11 @@ _PAPERS = {
   author = {Svenstrup, Dan and Hansen, Jonas Meinertz and Winther, Ole},
   journal = {arXiv:1709.03933}, year = {2017}
 }""",
+    "guidance": """@article{ho2022guidance,
+  title = {Classifier-Free Diffusion Guidance},
+  author = {Ho, Jonathan and Salimans, Tim},
+  journal = {arXiv:2207.12598}, year = {2022}
+}""",
     "patches": """@article{li2025jit,
   title = {Back to Basics: Let Denoising Generative Models Denoise},
   author = {Li, Tianhong and He, Kaiming},
@@ -193,6 +198,7 @@ _USED = {
     ("tokenizer", "patches"): ("patches",),
     ("text", "words"): ("hashes",),
     ("text", "minilm"): ("minilm", "sbert"),
+    ("training", "action_dropout"): ("guidance",),
 }
 
 
@@ -205,5 +211,6 @@ def cite(world: World) -> str:
     parts += [("memory", world.dynamics.memory.policy)] if world.dynamics.memory else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
     parts += [("text", config.text.name if config.text else "words")] if text_leaves(world.dynamics) else []
+    parts += [("training", "action_dropout")] if world.record.get("training", {}).get("action_dropout") else []
     keys = dict.fromkeys(key for part in parts for key in _USED.get(part, ()))
     return "\n\n".join(_PAPERS[key] for key in keys)

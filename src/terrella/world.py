@@ -90,8 +90,9 @@ class World(nn.Module):
     `terrella.Engine`.
 
     name: how people call it. record: how it was trained. card: what was measured. starts: recorded beginnings,
-    observations `(B, c+1, ...)` and actions `(B, c, W)`, or None. alarm: thresholds by signal, where they were measured
-    (`terrella.engine.calibrate`). heads: what `terrella.heads.fit` fitted, by kind.
+    observations `(B, c+1, ...)` and actions `(B, c, W)`, or None. sentences: what its recordings say most, where
+    actions are texts. alarm: thresholds by signal, where they were measured (`terrella.engine.calibrate`). heads: what
+    `terrella.heads.fit` fitted, by kind.
     """
 
     reward_shift: Tensor
@@ -103,6 +104,7 @@ class World(nn.Module):
         self.record: dict[str, Any] = {}
         self.card: dict[str, Any] = {}
         self.starts: Clips | None = None
+        self.sentences: tuple[str, ...] = ()
         self.alarm: dict[str, float] = {}
         self.heads: dict[str, nn.Module] = {}
         for stream in config.tokenizers:
@@ -242,6 +244,7 @@ class World(nn.Module):
             "record": self.record,
             "card": self.card,
             "alarm": self.alarm,
+            "sentences": list(self.sentences),
         }
         with atomic(path / "world.json") as partial:
             partial.write_text(json.dumps(tree, indent=1) + "\n")
@@ -273,6 +276,7 @@ class World(nn.Module):
             world = cls(from_json(WorldSpec, tree["spec"]), from_json(WorldConfig, tree["config"]), tree["name"])
             world.record, world.card = tree["record"], tree["card"]
             world.alarm = {name: float(level) for name, level in tree.get("alarm", {}).items()}
+            world.sentences = tuple(str(sentence) for sentence in tree.get("sentences", []))
             weights = {
                 k: v.float() if v.is_floating_point() else v for k, v in load_file(path / "weights.safetensors").items()
             }

@@ -101,6 +101,11 @@ class Dataset:
         return total[self._index.first + self.lengths] - total[self._index.first]
 
     @property
+    def actions(self) -> np.ndarray:
+        """The rows of all transitions, episode after episode, `(steps, W)` in the smallest type that holds them."""
+        return self._index.actions
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the streams, the action space and every episode's content, in order."""
         spec = json.dumps([to_json(self.spec.streams), to_json(self.spec.action)], sort_keys=True)

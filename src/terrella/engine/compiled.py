@@ -39,8 +39,12 @@ class CompiledStepper:
         """See `Stepper.commit`; frames that were seen are few, and not worth compiling for."""
         return self.plain.commit(slabs, seeds_B, row_BW, z_BNZ, level)
 
-    def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
-        """See `Stepper.draw`."""
+    def draw(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True, guidance_B: Tensor | None = None
+    ) -> Drawn:
+        """See `Stepper.draw`; guided frames pass the network as twice the batch, and are not compiled."""
+        if guidance_B is not None:
+            return self.plain.draw(slabs, seeds_B, row_BW, observe, guidance_B)
         return self._run("draw", slabs, seeds_B, row_BW, observe=observe)
 
     def commit_dreamed(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor) -> tuple[Slabs, Outcome]:
@@ -73,6 +77,14 @@ class CompiledStepper:
             why = str(error).strip().split("\n")[0]
             warnings.warn(f"frames cannot be compiled here ({why}); they are made without.", stacklevel=2)
             return plain(slabs, *tensors, **how)
+
+
+@torch.inference_mode()
+def warm(stepper: Stepper | CompiledStepper, blank: Slabs, width: int) -> None:
+    """Take a step in sessions that nobody will use, so that its graphs are compiled. width: of actions, W."""
+    row = torch.zeros(blank.batch, width, device=blank.time.device)
+    drawn = stepper.draw(blank, blank.time, row)
+    stepper.commit_dreamed(blank, blank.time, row, drawn.z_BNZ)
 
 
 def _graph(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,7 +32,9 @@ class Dream:
     latent: Tensor
 
 
-def dream(stepper: Stepper, state: State, actions_BTW: Tensor, observe: bool = True) -> Dream:
+def dream(
+    stepper: Stepper, state: State, actions_BTW: Tensor, observe: bool = True, guidance_B: Tensor | None = None
+) -> Dream:
     """Roll out T actions from a state, which stays as it is. Raises `ConfigError` where the world has no gradient."""
     world = stepper.world
     require_gradient(world)
@@ -41,7 +43,7 @@ def dream(stepper: Stepper, state: State, actions_BTW: Tensor, observe: bool = T
     z, reward, end = [], [], []
     with torch.enable_grad():
         for t in range(rows.shape[1]):
-            drawn = stepper.draw(slabs, seeds, rows[:, t], observe=False)
+            drawn = stepper.draw(slabs, seeds, rows[:, t], False, guidance_B)
             slabs, outcome = stepper.commit_dreamed(slabs, seeds, rows[:, t], drawn.z_BNZ)
             z.append(drawn.z_BNZ)
             reward.append(outcome.reward * world.reward_scale + world.reward_shift)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..actions import describe, width
-from ..errors import ActionError, ConfigError, SpecError, StateError, WorldError
+from ..actions import width
+from ..errors import ActionError, ConfigError, SpecError, StateError
 from ..nn.kv_policies import Memory
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..spec import WorldSpec
@@ -24,13 +24,16 @@ from .alarm import Alarm
 from .budget import Budget
 from .caches import FeatureCache, find_cache
 from .calibration import calibrated
-from .compiled import CompiledStepper
+from .compiled import CompiledStepper, warm
 from .dream import Dream, dream
 from .fingerprint import fingerprint
-from .frame import Frame, bring
+from .frame import Frame, bring, stacked
+from .given import action_rows, beginning, compiled_sizes, require_finite
+from .guidance import guidance_weights
 from .memory import with_memory
 from .precision import Precision, copied, lowered, require_one_type, weight_bytes
 from .recall import Trail, recall_slabs, recalled
+from .reword import require_sentences, retold, rewritten
 from .state import State, load_state
 from .stepper import Stepper
 from .twins import distinct
@@ -53,6 +56,9 @@ class Engine:
         memory, 0 for never (None: as the world says).
     alarm: what tells that a session has left what the world knows, an `Alarm` or the name of its signal, such as
         `reencoding`; `Frame.info["alarm"]` then tells each session's level, above 1 where it has.
+    guidance: how far beyond what an action leads to frames are drawn (see `engine/guidance.py`), unless a step says
+        otherwise; for worlds trained with `action_dropout`, at twice the rows in each denoising step.
+    rewords: whether a step under other sentences than those of the frames recalled begins with `reword`.
     budget_ms: milliseconds that `step` may take, action to frame: it then takes as many denoising steps as fit on this
         machine at this moment, and `Frame.info["steps"]` tells how many; equal seeds and actions no longer give equal
         frames.
@@ -82,6 +88,8 @@ class Engine:
         cache: FeatureCache | str | None = None,
         reencode: bool | int | None = None,
         alarm: Alarm | str | None = None,
+        guidance: float = 0.0,
+        rewords: bool = False,
         budget_ms: float | None = None,
         fused: bool | None = None,
         compiled: int | Sequence[int] = (),
@@ -106,27 +114,19 @@ class Engine:
             world = copy.copy(world)
             world.config = replace(world.config, reencode=reencode)
         self.world, self.exact, self.recall = world.eval(), exact, recall
-        for name, weight in world.tokenizers.named_parameters():
-            if not bool(weight.isfinite().all()):  # seen here alone: a picture turns NaN into a colour
-                raise WorldError(
-                    f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
-                    "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
-                )
+        self.guidance, self.rewords = guidance, rewords
+        require_finite(world)
+        if rewords:
+            require_sentences(world, recall)
         self.tokens, self.cache = world.tokens, find_cache(cache, world.tokens, budget_ms is not None)
-        self.compiled = (compiled,) if isinstance(compiled, int) else tuple(compiled)
-        if any(size < 1 for size in self.compiled) or (exact is not None and {*self.compiled} - {exact}):
-            raise ConfigError(
-                f"compiled is {self.compiled}; batch sizes are at least 1, and an exact engine has only its own."
-            )
-        if world.decoder.unit > 1 and (cache is not None or self.compiled):
-            why = f"decoder {world.decoder.name!r} draws chunks of frames; caches and compiled graphs draw single ones."
-            raise ConfigError(f"{why} Leave cache and compiled out.")
+        self.compiled = compiled_sizes(world, compiled, exact, cache is not None)
         self._steppers: dict[int, Stepper | CompiledStepper] = {}
         self._cached: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
         alarm = Alarm(alarm) if isinstance(alarm, str) else alarm
         self.alarm = None if alarm is None else calibrated(self.world, alarm, self.dtype)
         self.steps, self._budget = world.decoder.steps if steps is None else steps, None
-        self._stepper(self.steps)  # refuse impossible steps now rather than inside a step
+        self._stepper(self.steps)  # refuse what is impossible now rather than inside a step
+        self._weights(None, 1)
         if budget_ms is not None:  # from the best frames to the cheapest
             counts = [k for k in world.decoder.choices[::-1] if steps is None or k <= steps]
             self._budget, self.steps = Budget(budget_ms, counts), counts[0]
@@ -137,7 +137,8 @@ class Engine:
         chunks = bool(world.decoder.slabs)  # which are drawn given the last frame
         self._recalled = recall_slabs(max(recall, chunks), self.tokens, width(world.spec.action), beside=not chunks)
         self.fingerprint = fingerprint(world, *self._kept, *(f"{name} {recall}" for name in self._recalled))
-        self._warm()
+        for size, count in itertools.product(self.compiled, self._budget.steps if self._budget else (self.steps,)):
+            warm(self._stepper(count), self._blank(size), width(world.spec.action))
 
     @property
     def spec(self) -> WorldSpec:
@@ -163,31 +164,10 @@ class Engine:
         observations: stream -> `(B, c+1, ...)`, the frames so far. actions: rows `(B, c, W)` between them (none for a
         single frame). seeds: one a session, or the first of a range. Raises `SpecError` or `ActionError`.
         """
-        seen = self.world.tensors(observations, self.device)
-        first = next(iter(self.world.spec.modelled))
-        batch, frames = seen[first].shape[:2]
-        if any(v.shape[:2] != (batch, frames) for v in seen.values()) or frames < 1:
-            shapes = {k: tuple(v.shape) for k, v in seen.items()}
-            raise SpecError(f"streams must share batch and time, with at least one frame; got {shapes}.")
-        rows = np.zeros((batch, 0, width(self.world.spec.action))) if actions is None else np.asarray(actions)
-        if rows.shape != (batch, frames - 1, width(self.world.spec.action)):
-            raise ActionError(f"{frames} frames need actions of shape ({batch}, {frames - 1}, W); got {rows.shape}.")
-        keys = range(int(seeds), int(seeds) + batch) if isinstance(seeds, (int, np.integer)) else seeds
-        if len(keys) != batch:
-            raise SpecError(f"{len(keys)} seeds for {batch} sessions; give one each, or a single number.")
-        seed = torch.tensor([int(s) for s in keys], dtype=torch.int64, device=self.device)
-        none = torch.full((batch, 1, width(self.world.spec.action)), torch.nan, device=self.device)
-        given = torch.cat([none, torch.from_numpy(rows.astype(np.float32)).to(self.device)], 1)
-        pad, kept = self._padding(batch), seed
-        if pad is not None:
-            seed, given, seen = seed[pad], given[pad], {k: v[pad] for k, v in seen.items()}
-        latent = self.world.encode(seen).to(self.dtype)
-        slabs, stepper = self._blank(len(seed)), self._stepper(self.steps)
-        for t in range(frames):
-            slabs, _ = stepper.commit(slabs, seed, given[:, t], latent[:, t], self.world.config.context_level)
-        if pad is not None:
-            slabs = slabs.select(torch.arange(batch, device=self.device))
-        return State(slabs, kept, self.fingerprint)
+        seen, led, keys = beginning(self.world, observations, actions, seeds, self.device)
+        pad = self._padding(len(keys))
+        latent = self.world.encode(seen if pad is None else {k: v[pad] for k, v in seen.items()}).to(self.dtype)
+        return State(self._prefill(latent[: len(keys)], led, keys), keys, self.fingerprint)
 
     @torch.inference_mode()
     def observe(self, state: State, actions: np.ndarray | Tensor, observations: Mapping[str, np.ndarray]) -> State:
@@ -217,43 +197,63 @@ class Engine:
             after = after.select(torch.arange(batch, device=self.device))
         return State(after, state.seeds, state.world)
 
-    def step(self, state: State, actions: np.ndarray | Tensor, *, steps: int | None = None) -> tuple[State, Frame]:
+    @torch.inference_mode()
+    def reword(self, state: State, actions: np.ndarray | Tensor) -> State:
+        """Write the last frames of every session anew, as if the sentences of `actions` had always held.
+
+        actions: rows `(B, W)`, of which the texts count. A session then remembers what one remembers that began with
+        the oldest of its last `recall` frames; one that has heard nothing else stays as it is (see `engine/reword.py`).
+        Consumes `state` and returns the next one. Raises, before anything is consumed, `ActionError` where actions hold
+        no text, `ConfigError` where this engine recalls fewer than two frames, and `StateError`.
+        """
+        self._require_own(state)
+        row, slabs = self._rows(actions, state.batch), state.slabs
+        require_sentences(self.world, self.recall)
+        again = retold(self.spec.action, recalled(slabs, self.recall), slabs.time, state.seeds, row)
+        if not again:
+            return State(state.take(), state.seeds, state.world, state.twins)
+        after, seeds = rewritten(slabs, state.seeds, again, self._prefill)
+        state.take()
+        return State(after, seeds, state.world)
+
+    def step(
+        self, state: State, actions: np.ndarray | Tensor, *, steps: int | None = None, guidance: Any = None
+    ) -> tuple[State, Frame]:
         """Take one action in every session.
 
         actions: rows `(B, W)` (see `terrella.actions`); where frames are drawn in chunks (`Decoder.unit`), the one that
         begins a chunk draws all of it. steps: denoising steps of this frame, instead of those that the engine or its
-        budget would take. Consumes `state` and returns the next one with its frame. Raises, before anything is
-        consumed, `ActionError`, `ConfigError` for steps that the world cannot take and `StateError` for another world's
-        state, and `WorldError` when the world predicts numbers that are not finite; `state` is then spent.
+        budget would take. guidance: of this frame, instead of the engine's, one number or one for each session `(B,)`.
+        Consumes `state` and returns the next one with its frame. Raises, before anything is consumed, `ActionError`,
+        `ConfigError` for steps that the world cannot take or guidance that it cannot have and `StateError` for another
+        world's state, and `WorldError` when the world predicts numbers that are not finite; `state` is then spent.
         """
-        return self._advance(state, self._rows(actions, state.batch), steps=steps)
+        return self._advance(state, self._rows(actions, state.batch), steps=steps, guidance=guidance)
 
     @torch.inference_mode()
-    def rollout(self, state: State, actions: np.ndarray | Tensor, *, observe: bool = True) -> tuple[State, Frame]:
+    def rollout(
+        self, state: State, actions: np.ndarray | Tensor, *, observe: bool = True, guidance: Any = None
+    ) -> tuple[State, Frame]:
         """Take T actions in every session.
 
         Rows `(B, T, W)` give the last state and frames with a time axis, `(B, T, ...)`. The actions being known ahead,
         writing a frame and beginning the next one are one pass where the engine is `fused`. observe: whether frames
-        are decoded; without, `observation` is empty, for planners that look at rewards alone. Raises as `step` does.
+        are decoded; without, `observation` is empty, for planners that look at rewards alone. guidance: as of `step`.
+        Raises as `step` does.
         """
         many = torch.as_tensor(np.asarray(actions) if not isinstance(actions, Tensor) else actions)
         if many.ndim != 3 or many.shape[1] < 1:
             raise ActionError(f"rollout takes actions of shape (B, T, W), T at least 1; got {tuple(many.shape)}.")
         rows = [self._rows(many[:, t], state.batch) for t in range(many.shape[1])]
-        frames = []
-        if self.fused and self.exact is None and self._budget is None and len(rows) > 1:
+        whole = self.fused and self.exact is None and self._budget is None and not self.rewords
+        if whole and len(rows) > 1 and self._weights(guidance, state.batch) is None:
             state, frames = self._advance_many(state, rows, observe)
         else:
+            frames = []
             for row in rows:
-                state, frame = self._advance(state, row, observe)
+                state, frame = self._advance(state, row, observe, guidance=guidance)
                 frames.append(frame)
-        return state, Frame(
-            {s: np.stack([f.observation[s] for f in frames], 1) for s in frames[0].observation},
-            np.stack([f.reward for f in frames], 1),
-            np.stack([f.terminated for f in frames], 1),
-            {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
-            np.stack([f.latent for f in frames if f.latent is not None], 1) if self.recall else None,
-        )
+        return state, stacked(frames)
 
     def dream(self, state: State, actions: Tensor, *, observe: bool = True) -> Dream:
         """Take actions `(B, T, W)` as `rollout` does, with a gradient by them; `state` stays usable.
@@ -264,7 +264,8 @@ class Engine:
         self._require_own(state)
         for t in range(actions.shape[1]):
             self._rows(actions[:, t].detach(), state.batch)
-        return dream(Stepper(self.world, self.steps, self.dtype), state, actions, observe)
+        stepper = Stepper(self.world, self.steps, self.dtype)
+        return dream(stepper, state, actions, observe, self._weights(None, state.batch))
 
     def recent(self, state: State) -> Trail:
         """The last `recall` frames of every session as latents, for heads; `state` stays usable.
@@ -298,6 +299,15 @@ class Engine:
         blank = Slabs.empty(StateSpec({**self._kept, **self._recalled}), batch, self.device, self.dtype)
         return Slabs(self._spec, {**slabs.recurrent, **blank.recurrent}, slabs.segments, slabs.time)
 
+    def _prefill(self, latent_BTNZ: Tensor, led_BTW: Tensor, seeds_B: Tensor) -> Slabs:
+        """What sessions remember that have seen these frames and nothing before them. led: the row before each."""
+        pad, stepper = self._padding(len(seeds_B)), self._stepper(self.steps)
+        latent, led, seeds = (x if pad is None else x[pad] for x in (latent_BTNZ, led_BTW, seeds_B))
+        slabs = self._blank(len(seeds))
+        for t in range(latent.shape[1]):
+            slabs, _ = stepper.commit(slabs, seeds, led[:, t], latent[:, t], self.world.config.context_level)
+        return slabs if pad is None else slabs.select(torch.arange(len(seeds_B), device=self.device))
+
     @property
     def _spec(self) -> StateSpec:
         own = self.world.dynamics.spec
@@ -317,34 +327,28 @@ class Engine:
         return self._steppers[steps]
 
     @torch.inference_mode()
-    def _warm(self) -> None:
-        """Take a step in sessions that nobody will use, so that its graphs are compiled."""
-        counts = [self.steps] if self._budget is None else self._budget.steps
-        for size, steps in itertools.product(self.compiled, counts):
-            stepper, slabs = self._stepper(steps), self._blank(size)
-            row = torch.zeros(size, width(self.world.spec.action), device=self.device)
-            drawn = stepper.draw(slabs, slabs.time, row)
-            slabs, _ = stepper.commit_dreamed(slabs, slabs.time, row, drawn.z_BNZ)
-
-    @torch.inference_mode()
     def _advance(
-        self, state: State, row: Tensor, observe: bool = True, steps: int | None = None
+        self, state: State, row: Tensor, observe: bool = True, steps: int | None = None, guidance: Any = None
     ) -> tuple[State, Frame]:
         self._require_own(state)
+        weight = self._weights(guidance, state.batch)
         budget = self._budget if steps is None else None
         if steps is not None:
             self._stepper(steps)
+        few, back, twins = self._padding(state.batch), None, None
+        state = self.reword(state, row) if self.rewords else state
         batch, seeds, slabs = state.batch, state.seeds, state.slabs
-        few, back, twins = self._padding(batch), None, None
         if few is not None:
             slabs, back = slabs.owned(), torch.arange(batch, device=self.device)
-        elif (found := distinct(state, row)) is not None:
+        elif (found := distinct(state, row if weight is None else torch.cat([row, weight[:, None]], 1))) is not None:
             few, back, twins = found
         if few is not None:
             slabs, seeds, row = slabs.select(few), seeds[few], row[few]
-        began, rung = time.perf_counter(), 0 if budget is None else budget.choose(len(row))
+            weight = None if weight is None else weight[few]
+        rows = len(row) if weight is None else 2 * len(row)  # that pass the network
+        began, rung = time.perf_counter(), 0 if budget is None else budget.choose(rows)
         stepper = self._stepper(steps or (self.steps if budget is None else budget.steps[rung]))
-        drawn = stepper.draw(slabs, seeds, row, observe)
+        drawn = stepper.draw(slabs, seeds, row, observe, weight)
         state.take()  # until here nothing was written: a step that fails leaves its state as it was
         after, outcome = stepper.commit_dreamed(slabs, seeds, row, drawn.z_BNZ)
         after.recurrent.update(drawn.kept)
@@ -352,7 +356,7 @@ class Engine:
             after = after.select(back)
         frame = bring(self.world, drawn, outcome, back, self.recall > 0)
         if budget is not None:
-            budget.note(len(row), rung, 1e3 * (time.perf_counter() - began))
+            budget.note(rows, rung, 1e3 * (time.perf_counter() - began))
             frame.info["steps"] = np.full(batch, stepper.steps)
         return State(after, state.seeds, state.world, twins), frame
 
@@ -360,7 +364,7 @@ class Engine:
         self._require_own(state)
         frames = []
         while state.twins is not None and len(rows) > 1:  # branches that are still one are computed once
-            state, frame = self._advance(state, rows.pop(0), observe)
+            state, frame = self._advance(state, rows.pop(0), observe, guidance=0.0)
             frames.append(frame)
         seeds, slabs = state.seeds, state.slabs
         stepper = self._stepper(self.steps)
@@ -386,15 +390,9 @@ class Engine:
             raise ConfigError(f"{batch} sessions do not fit an exact engine of {self.exact}; make a larger one.")
         return torch.arange(self.exact, device=self.device).clamp(max=batch - 1)
 
+    def _weights(self, guidance: Any, batch: int) -> Tensor | None:
+        wanted = self.guidance if guidance is None else guidance
+        return guidance_weights(self.world, wanted, batch, self.device, self.cache is not None)
+
     def _rows(self, actions: np.ndarray | Tensor, batch: int) -> Tensor:
-        spec = self.world.spec.action
-        rows = actions if isinstance(actions, Tensor) else torch.from_numpy(np.asarray(actions, np.float64))
-        if rows.shape != (batch, width(spec)):
-            raise ActionError(
-                f"actions have shape {tuple(rows.shape)}; {batch} sessions of {describe(spec)} take rows of shape "
-                f"({batch}, {width(spec)}). Turn native actions into rows with terrella.actions.encode."
-            )
-        rows = rows.to(self.device, torch.float32)
-        if not bool(rows.isfinite().all()):
-            raise ActionError("actions hold NaN or infinity; every number must be finite.")
-        return rows
+        return action_rows(self.spec.action, actions, batch, self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,18 @@ class Frame:
     def ended(self) -> np.ndarray:
         """Whether the end is more likely than not, bool `(B,)`."""
         return self.terminated > 0.5
+
+
+def stacked(frames: Sequence[Frame]) -> Frame:
+    """Put frames one after another, on a time axis after the batch axis."""
+    latent = [f.latent for f in frames if f.latent is not None]
+    return Frame(
+        {s: np.stack([f.observation[s] for f in frames], 1) for s in frames[0].observation},
+        np.stack([f.reward for f in frames], 1),
+        np.stack([f.terminated for f in frames], 1),
+        {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
+        np.stack(latent, 1) if latent else None,
+    )
 
 
 def bring(world: World, drawn: Drawn, outcome: Outcome, back: Tensor | None = None, latent: bool = False) -> Frame:

@@ -13,6 +13,7 @@ from ..nn.slabs import Slabs
 from ..world import World
 from .alarm import LEVEL, SIGNALS, Alarm
 from .caches import CachedFrame, FeatureCache
+from .guidance import guided
 from .recall import LATENT, remember
 
 
@@ -51,10 +52,17 @@ class Stepper:
         self.world, self.dtype, self.cache, self.alarm = world, dtype, cache, alarm
         self.steps = world.decoder.steps if steps is None else steps
 
-    def draw(self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True) -> Drawn:
-        """Draw the next frame under an action; nothing is written. observe: whether it is decoded, too."""
-        predict = self._predictor(slabs, row_BW)
-        return self._drawn(predict, slabs.recurrent, seeds_B, slabs.time, row_BW, observe)
+    def draw(
+        self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, observe: bool = True, guidance_B: Tensor | None = None
+    ) -> Drawn:
+        """Draw the next frame under an action; nothing is written.
+
+        observe: whether it is decoded, too. guidance: how far beyond what the action leads to (`guidance.guided`).
+        """
+        predict = ask = self._predictor(slabs, row_BW)
+        if guidance_B is not None:
+            predict = guided(self.world.dynamics, slabs, row_BW, guidance_B)
+        return self._drawn(predict, ask, slabs.recurrent, seeds_B, slabs.time, row_BW, observe)
 
     def commit(
         self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
@@ -93,7 +101,7 @@ class Stepper:
             go_on = self._predictor(memory, next_BW)
             return x
 
-        drawn = self._drawn(predict, {}, seeds_B, time + 1, next_BW, observe)
+        drawn = self._drawn(predict, predict, {}, seeds_B, time + 1, next_BW, observe)
         assert outcome is not None  # every decoder predicts at least once
         return remember(memory, row_BW, z_BNZ), outcome, drawn
 
@@ -115,8 +123,16 @@ class Stepper:
         return predict
 
     def _drawn(
-        self, predict: Predict, memory: dict[str, Tensor], seeds: Tensor, time: Tensor, row: Tensor, observe: bool
+        self,
+        predict: Predict,
+        ask: Predict,
+        memory: dict[str, Tensor],
+        seeds: Tensor,
+        time: Tensor,
+        row: Tensor,
+        observe: bool,
     ) -> Drawn:
+        # Alarms ask what the world expects, not what draws: their thresholds were measured so.
         world, tokens = self.world, self.world.tokens
 
         def noise(ahead: int) -> Tensor:  # the fog of the frame before is that in which it entered the memory
@@ -124,7 +140,7 @@ class Stepper:
             drawn = keyed_normal(seeds, time + ahead, purpose, tokens.n * tokens.channels)
             return drawn.view(-1, tokens.n, tokens.channels).to(self.dtype)
 
-        cached, ask = None, predict
+        cached = None
         if self.cache is not None:
             grid = tokens.grid
             cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)

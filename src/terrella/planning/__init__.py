@@ -9,6 +9,7 @@ from .cem import CEM, ICEM
 from .critics import AskForChoice, ByObjective, ByPicture, GridNarrator, SentenceCritic
 from .deliberate import Decision, Deliberate, DeliberateSettings, Deliberator
 from .errands import ERRANDS, GOALS, Errand, missing
+from .feasibility import Feasibility, feasibility
 from .gradient import Gradient
 from .language_models import Endpoint, LanguageModel, LocalModel
 from .learned import Disagreement, Energy, Inconsistency, PolicyPrior, StateValue, Value
@@ -69,6 +70,7 @@ __all__ = [
     "Enumerate",
     "Episode",
     "Errand",
+    "Feasibility",
     "Follower",
     "Function",
     "Future",
@@ -109,6 +111,7 @@ __all__ = [
     "attempt",
     "begin",
     "controller",
+    "feasibility",
     "find_task",
     "grammar_sentences",
     "make_planner",

@@ -192,11 +192,16 @@ class Constraint(Objective):
         """Whether `g` looks at frames."""
         return self.looks
 
-    def cost(self, future: Future) -> np.ndarray:
-        """See the class; raises `ConfigError` where `g` does not give a number a step."""
+    def values(self, future: Future) -> np.ndarray:
+        """What `g` gives, float64 `(R, H)`; raises `ConfigError` where that is not a number a step."""
         over = np.asarray(self.g(future), np.float64)
         if over.shape != future.reward.shape:
             raise ConfigError(f"a constraint gave shape {over.shape}; expected {future.reward.shape}, one each step.")
+        return over
+
+    def cost(self, future: Future) -> np.ndarray:
+        """See the class; raises `ConfigError` as `values` does."""
+        over = self.values(future)
         return self.penalty * (future.alive * np.square(np.maximum(over, 0.0))).sum(1)
 
 

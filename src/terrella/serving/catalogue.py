@@ -111,6 +111,7 @@ class Served:
             "action": action,
             "action_names": list(spec.action_names),
             "keys": to_json(spec.keys),
+            "sentences": list(self.world.sentences),
             "noop": None if spec.noop is None else list(spec.noop),
             "fps": spec.fps,
             "steps": self.engine.steps,

@@ -64,6 +64,8 @@ class Client:
             together=made.together,
             running=running,
             truth=None if true is None else TrueTick(true.reward, true.score, true.ended, shot.gap),
+            said=shot.said,
+            possible=session.possible(always=made.replayed),
         )
         parts = frames.parts(
             shot,

@@ -17,7 +17,7 @@ class Shot:
     """What there is to show at one frame: streams without batch axis, and the true environment's side if it runs.
 
     `end` is the predicted probability that the episode ends here; `score` the sum of predicted rewards; `gap` the mean
-    absolute difference between world and truth, images scaled to 0..1.
+    absolute difference between world and truth, images scaled to 0..1; `said` the sentence that led here.
     """
 
     frame: int
@@ -28,6 +28,7 @@ class Shot:
     ended: bool = False
     truth: TrueFrame | None = None
     gap: float | None = None
+    said: str = ""
 
     def numbers(self) -> dict[str, float]:
         """What of it is numbers of the world's own, by name."""

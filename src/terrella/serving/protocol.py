@@ -278,8 +278,9 @@ class Welcome:
 class Opened:
     """A session exists; its first frame follows. `about` describes the world, `start` where its context is from.
 
-    `about["map"]` is null, or what there is to know of the map that comes with every frame: `height`, `width` and
-    `outline`, the corners `[x, y]` of what is in view, right and down in cells (none where it is not known). `token` is
+    `about["sentences"]` are what one may well say, where actions are texts. `about["map"]` is null, or what there is to
+    know of the map that comes with every frame: `height`, `width` and `outline`, the corners `[x, y]` of what is in
+    view, right and down in cells (none where it is not known). `token` is
     for `reopen`, null where the server keeps no sessions.
     """
 
@@ -309,7 +310,9 @@ class Tick:
     """Closes a frame whose parts came just before. `end` is the predicted chance that the episode ends here.
 
     `late_ms` after its time the frame was there, `late` if that is more than a frame; `together` sessions were stepped
-    as one batch, of the `running` ones on this server.
+    as one batch, of the `running` ones on this server. `said` is the sentence that led to this frame, where actions are
+    texts ("" at first); `possible` are sentences that the true environment could carry out from here, null where they
+    are as before or nobody knows.
     """
 
     session: int
@@ -328,6 +331,8 @@ class Tick:
     together: int = 1
     running: int = 0
     truth: TrueTick | None = None
+    said: str = ""
+    possible: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

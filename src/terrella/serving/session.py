@@ -24,6 +24,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..actions import decode
 from ..engine import Frame, State
 from ..errors import ConfigError, ServingError
 from .catalogue import Served
@@ -164,6 +165,12 @@ class Session:
         maps = self.served.engine.picture(self.served.slots.look(self._seat()))
         return None if maps is None else maps[0, :, :, None]
 
+    def possible(self, always: bool = False) -> tuple[str, ...] | None:
+        """As of `Truth`; None without a true environment."""
+        found: list[tuple[str, ...] | None] = [None]
+        self._attempt_truth("tell what it can do", lambda t: found.append(t.possible(always)))
+        return found[-1]
+
     @property
     def oldest(self) -> int:
         """The earliest frame that a rewind can reach."""
@@ -291,7 +298,8 @@ class Session:
         i = self._slot.row
         self._taken = int(frame.info["steps"][i]) if "steps" in frame.info else steps
         self.key = next_key(self.key, row, self._taken)
-        seen = {name: np.array(frame.observation[name][i]) for name in self.served.spec.modelled}
+        spec = self.served.spec
+        seen = {name: np.array(frame.observation[name][i]) for name in spec.modelled}
         reward, end = float(frame.reward[i]), float(frame.terminated[i])
         true = None
         if self.truth is not None and self._attempt_truth("step", lambda t: t.step(row)):
@@ -305,6 +313,7 @@ class Session:
             ended=bool(frame.ended[i]),
             truth=true,
             gap=gap(seen, true) if true is not None and not true.ended else None,
+            said=decode(spec.action, row) if spec.action.kind == "text" else "",
         )
         return self.shot
 

@@ -7,7 +7,7 @@ and given all actions again, which is exact for every environment that is determ
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,11 +17,14 @@ import numpy as np
 
 from .. import arenas
 from ..actions import action_space, decode, encode, width
+from ..arenas.sentences import Sentences, find_sentences
 from ..data.episode import Clips
+from ..data.speech import allowed
 from ..errors import ArenaError
 from ..spec import WorldSpec
 
 log = logging.getLogger("terrella.serving")
+SUGGESTED = 12  # sentences at a time
 ATTEMPTS = 20  # seeds tried for a start that outlives its own context
 
 SMALLEST = 32  # pixels; smaller images are symbols, and a rendered picture is shown beside them
@@ -66,6 +69,7 @@ class Truth:
 
     def __post_init__(self) -> None:
         self.env = _make(self.spec)
+        self._told = _sentences(self.env)
         self._visible = any(s.kind == "image" and s.shape[0] >= SMALLEST for s in self.spec.modelled.values())
         saved = arenas.forkable(self.env)
         self._forkable = saved if saved is not None and saved.exact else None
@@ -99,6 +103,25 @@ class Truth:
             self.frame = TrueFrame(streams, float(reward), last.score + float(reward), ended, self._picture())
         self._recent.append(self.frame.observation)
         return self.frame
+
+    def possible(self, always: bool = False) -> tuple[str, ...] | None:
+        """Sentences that can be carried out now, verbs by turns; None where the current one is not over, or none are.
+
+        always: also in the middle of a sentence, where they otherwise stay as they were, so that nothing changes place
+        on the page while it is carried out. What is kept for testing is left out.
+        """
+        told = self._told
+        if told is None or self.frame.ended:
+            return None
+        if not always and told.played and len(told.played) < told.chunk and not told.done:
+            return None
+        count: Counter[str] = Counter()
+        turns = []
+        for deed in allowed(told, told.feasible()):
+            turns.append((count[deed[0]], deed))
+            count[deed[0]] += 1
+        deeds = [deed for _, deed in sorted(turns, key=lambda turn: turn[0])[:SUGGESTED]]
+        return tuple(told.grammar.say(deed, told.grammar.phrasings(deed, held=False)[0]) for deed in deeds)
 
     def start(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The last frames as a context: stream -> `(1, c+1, ...)`, and the actions between them, `(1, c, W)`."""
@@ -184,6 +207,13 @@ class Truth:
             return None
         picture = self.env.render()
         return picture if isinstance(picture, np.ndarray) and picture.ndim == 3 else None
+
+
+def _sentences(env: gym.Env) -> Sentences | None:
+    try:
+        return find_sentences(env)
+    except ArenaError:
+        return None
 
 
 def _make(spec: WorldSpec) -> gym.Env:

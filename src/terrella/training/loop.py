@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..actions import decode
 from ..config import to_json
 from ..data import Dataset
 from ..data.episode import Clips
@@ -26,7 +27,7 @@ from .journal import Journal
 from .material import LatentClips, encode_episodes
 from .objective import clip_loss
 from .optim import Optimizer
-from .presets import TrainingConfig, pick, training_config, world_config
+from .presets import MAPS, TrainingConfig, pick, training_config, world_config
 from .steps import Learner, Steps
 from .tokenizing import fit_tokenizers, shares
 
@@ -91,6 +92,7 @@ def train(
             run.train_backbone(data)
     world.record = {**about, "torch": torch.__version__, **run.steps.record}
     world.starts = _openings(data, recipe.seen) if recipe.blind else recorded_starts(data)
+    world.sentences = recorded_sentences(data)
     world.eval().requires_grad_(False)
     if out:
         world.save(out)
@@ -120,6 +122,15 @@ def recorded_starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | N
     return Clips(kept, clips.actions[:, :-1], clips.rewards[:, :-1], clips.terminated[:, :-1])
 
 
+def recorded_sentences(data: Dataset, count: int = 12, most: int = 50_000) -> tuple[str, ...]:
+    """Take the commonest sentences of at most `most` transitions, where actions are texts: what one may well say."""
+    if data.spec.action.kind != "text" or not data.steps:
+        return ()
+    rows, counts = np.unique(data.actions[:: -(-data.steps // most)], axis=0, return_counts=True)
+    said = (decode(data.spec.action, row) for row in rows[np.argsort(-counts, kind="stable")][: count + 1])
+    return tuple(sentence for sentence in said if sentence.strip())[:count]
+
+
 def _openings(data: Dataset, frames: int, count: int = 8) -> Clips | None:
     """Take the first frames of held-out episodes, for a world that must have seen as much before it goes on alone."""
     held_out = [int(i) for i in data.split("held_out") if data.lengths[i] > frames]
@@ -142,6 +153,15 @@ def _bound(world: World, bound: float | None) -> SpectralBound | None:
             "to past frames, or its gates only fade what it keeps. Leave it None."
         )
     return SpectralBound(world.dynamics, world.dynamics.recurrent, bound)
+
+
+def require_still(world: World, recipe: TrainingConfig) -> None:
+    """Raise `ConfigError` where actions are to be withheld from a memory that they move."""
+    if recipe.action_dropout and world.dynamics.name in MAPS:
+        raise ConfigError(
+            f"action_dropout is {recipe.action_dropout}, but backbone {world.dynamics.name!r} moves its map by the "
+            "actions: without them it would not know where it is. Leave it 0."
+        )
 
 
 def _require_frames(world: World, recipe: TrainingConfig) -> None:
@@ -180,6 +200,7 @@ class _Run:
     ):
         _require_frames(world, config)
         _require_plain(world, config)
+        require_still(world, config)
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
         self.budgets = dict(zip(("tokenizer", "dynamics"), shares(world, config, budget)))
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None

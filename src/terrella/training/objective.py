@@ -37,6 +37,8 @@ def clip_loss(
     of batches they are the model's own (`own_past`), in another share they carry errors that it made lately
     (`recycled_past`), while the targets stay real. In *blind* batches the frames after `seen` are withheld altogether
     (signal level 0), and only they are scored unless `score_seen`. A piece of a clip shows as large a part of itself.
+    A share of actions is withheld, as is every first one: what comes under "none" is what guidance leads away from
+    (Ho & Salimans, arXiv 2207.12598, algorithm 1).
     """
     past, blind = z_BTNZ, chance(generator) < config.blind
     fed = not blind and progress >= SELF_FED_FROM and chance(generator) < config.self_fed
@@ -46,6 +48,9 @@ def clip_loss(
         past = recycled_past(world, config, z_BTNZ, action_BTW, errors, generator)
     frames = z_BTNZ.shape[1]
     first = min(max(1, config.seen * frames // (config.length + 1)), frames - 1) if blind else 1
+    if config.action_dropout:  # for each frame by itself: the past goes on telling which actions there were
+        withheld = torch.rand(action_BTW.shape[:2], generator=generator, device=action_BTW.device)
+        action_BTW = action_BTW.masked_fill((withheld < config.action_dropout)[..., None], torch.nan)
     noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
     scored = 1 if config.score_seen else first
     since = scored if blind else 0  # frames that are not scored need no prediction

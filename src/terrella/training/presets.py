@@ -34,8 +34,9 @@ class TrainingConfig:
     count too, each as the next one after those before it. growth: share of training in which clips grow from an eighth
     to their full length, and become fewer; short ones teach what a frame is many times as fast. supervision: what
     teaches the backbone what comes next: the loss of the `decoder`, or its plain prediction's distance to the `latent`
-    of the frame that came, where the decoder learns beside it from what is expected anyway. reward_weight,
-    end_weight: of the two heads.
+    of the frame that came, where the decoder learns beside it from what is expected anyway. action_dropout: share
+    of frames whose action is withheld, so that the world knows what comes under none and can be guided
+    (`Engine(guidance=...)`). reward_weight, end_weight: of the two heads.
     """
 
     batch: int = 8
@@ -57,6 +58,7 @@ class TrainingConfig:
     score_seen: bool = False
     growth: float = 0.0
     supervision: Literal["decoder", "latent"] = "decoder"
+    action_dropout: float = 0.0
     reward_weight: float = 0.1
     end_weight: float = 0.1
     checkpoint_seconds: float = 60.0
@@ -66,6 +68,8 @@ class TrainingConfig:
             raise ConfigError(f"self_fed_depth is {self.self_fed_depth}; it counts frames, at least 1 (1: one step).")
         if not 0 <= self.recycled <= 1:
             raise ConfigError(f"recycled is {self.recycled}; it is a share of batches, from 0 to 1.")
+        if not 0 <= self.action_dropout < 1:
+            raise ConfigError(f"action_dropout is {self.action_dropout}; it is a share of frames, 0 to below 1.")
         if self.spectral is not None and not self.spectral > 0:
             raise ConfigError(f"spectral is {self.spectral}; a bound is above 0, and None is no bound.")
         if self.supervision not in ("decoder", "latent"):

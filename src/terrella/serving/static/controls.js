@@ -48,6 +48,8 @@ export class Controls {
     this.direct = null; // a row held by a button of its own
     this.base = null; // rows of sliders and the like, once touched
     this.text = null;
+    this.hints = null;
+    this.field = null;
     this.chords = Object.entries(about.keys ?? {}).map(([chord, row]) => ({ codes: chord.split("+"), row }));
     this.known = new Set(this.chords.flatMap((c) => c.codes));
     const parts = [this.pad(), this.keyButtons(), this.choices(), this.sheet()].filter(Boolean);
@@ -95,11 +97,11 @@ export class Controls {
     return this.chords.map((c) => [c.codes.map(keyLabel), this.actionName(c.row)]);
   }
 
-  changed() {
+  changed(how) {
     for (const button of this.node.querySelectorAll("[data-codes]")) {
       button.toggleAttribute("data-down", button.dataset.codes.split(" ").every((c) => this.held.includes(c)));
     }
-    this.onChange();
+    this.onChange(how);
   }
 
   /** A button that is held with a pointer, or with Enter or Space. */
@@ -170,6 +172,21 @@ export class Controls {
     return this.chords.length ? element("details", { class: "more" }, element("summary", {}, `${rest.length} more without a key`), chips) : chips;
   }
 
+  /** Hold the sentence that was said last to whom is driven now, or none. */
+  recall(sentence) {
+    if (!this.field) return;
+    this.text = sentence;
+    this.field.value = sentence ?? "";
+  }
+
+  /** Offer sentences to say, as buttons below the field. */
+  suggest(sentences) {
+    const words = JSON.stringify(sentences);
+    if (!this.hints || this.hints.dataset.words === words) return;
+    this.hints.dataset.words = words;
+    this.hints.replaceChildren(...sentences.slice(0, MOST).map((s) => element("button", { type: "button", onclick: () => this.say(s) }, s)));
+  }
+
   /** Sliders, switches and fields for everything that is no single choice. */
   sheet() {
     const { action, noop } = this.about;
@@ -177,8 +194,11 @@ export class Controls {
     if (action.kind === "text") {
       const field = element("input", { type: "text", maxlength: action.n / 4, placeholder: "What should happen?", "aria-label": "Action in words", autocomplete: "off" });
       const form = element("form", { class: "words" }, field, element("button", { type: "submit", class: "text" }, "Say"));
-      form.addEventListener("submit", (event) => { event.preventDefault(); this.text = field.value; this.changed(); });
-      return form;
+      form.addEventListener("submit", (event) => { event.preventDefault(); this.text = field.value; this.changed({ said: true }); });
+      this.field = field;
+      this.say = (sentence) => { field.value = sentence; form.requestSubmit(); };
+      this.hints = element("div", { class: "chips hints", role: "group", "aria-label": "Suggestions" });
+      return element("div", { class: "sheet" }, form, this.hints);
     }
     const row = [], reset = [];
     const set = (at, value) => { this.base ??= [...row]; this.base[at] = value; this.changed(); };

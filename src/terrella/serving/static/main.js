@@ -169,7 +169,8 @@ function focus(pane) {
   state.times = [];
   state.lates = [];
   for (const p of state.panes.values()) p.node.toggleAttribute("data-focus", p === pane);
-  act();
+  if (pane && targets().length === 1) controls.recall(pane.text);
+  act({ begins: false });
   refresh();
 }
 
@@ -190,15 +191,22 @@ function targets() {
 
 // --- acting
 
-function act() {
+/** Tell the panes that are driven what is held. `begins`: whether one that waits starts; `said`: a sentence was given. */
+function act(how) {
+  const begins = how?.begins ?? true, again = how?.said ?? false;
   const content = controls.current(), words = JSON.stringify(content), driven = new Set(targets());
   for (const pane of state.panes.values()) {
+    if (!driven.has(pane) && pane.text !== null) continue; // a sentence holds until another one is said to this pane
     const mine = driven.has(pane) ? content : {}, said = driven.has(pane) ? words : "{}";
-    if (said === pane.sent) continue;
+    if (said === pane.sent) {
+      if (again && pane.waiting && !pane.running) start(pane);
+      continue;
+    }
+    pane.text = mine.text ?? null;
     pane.sent = said;
     if (said !== "{}") {
       commit(pane);
-      if (pane.waiting && !pane.running) start(pane);
+      if (begins && pane.waiting && !pane.running) start(pane);
     }
     pane.asked.set(++pane.seq, performance.now());
     state.link.send("action", { session: pane.session, seq: pane.seq, ...mine });
@@ -294,6 +302,7 @@ function holdRewind(on) {
 // --- readouts
 
 function refresh() {
+  controls.suggest(state.focus?.possible ?? []);
   const pane = state.focus, now = pane?.now?.frame ?? 0, busy = Boolean(pane?.running);
   $("play").dataset.running = busy;
   $("play").title = busy ? "Pause" : "Play";

@@ -20,6 +20,7 @@ export class Pane {
     this.waiting = true; // the next action starts the clock
     this.seq = 0;
     this.sent = "{}";
+    this.text = null; // the sentence that holds here
     this.asked = new Map(); // seq -> when
     this.drawing = Promise.resolve();
     this.views = new Map();
@@ -56,6 +57,9 @@ export class Pane {
       }
     });
     if (this.about.map) this.memory(this.about.map);
+    this.possible = this.about.sentences ?? [];
+    this.said = element("p", { class: "said", hidden: true });
+    if (this.about.action.kind === "text") this.holder.firstElementChild.append(this.said);
     new ResizeObserver(() => this.layout()).observe(this.holder);
   }
 
@@ -124,6 +128,7 @@ export class Pane {
     while (this.frames.length && this.now.frame >= tick.frame) this.frames.pop();
     if (this.frames.length && this.now.frame !== tick.frame - 1) this.frames = []; // a hole cannot be looked at
     this.frames.push(tick);
+    if (tick.possible) this.possible = tick.possible;
     if (this.frames.length > REMEMBER) this.frames.shift();
     const asked = this.running ? this.asked.get(tick.seq) : undefined;
     for (const seq of this.asked.keys()) if (seq <= tick.seq) this.asked.delete(seq);
@@ -176,6 +181,8 @@ export class Pane {
   read(tick) {
     const number = (v) => (v === null ? "–" : Math.abs(v) >= 100 || Number.isInteger(v) ? v.toFixed(0) : v.toFixed(2));
     const both = (node, mine, theirs) => node.replaceChildren(element("b", {}, number(mine)), theirs === undefined ? "" : element("em", {}, number(theirs)));
+    this.said.textContent = tick.said ?? "";
+    this.said.hidden = !tick.said;
     both(this.reward, tick.reward, tick.truth?.reward);
     both(this.score, tick.score, tick.truth?.score);
     this.end.textContent = `${Math.round(tick.end * 100)} %`;
