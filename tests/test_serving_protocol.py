@@ -144,7 +144,8 @@ def spoilt(rng: random.Random) -> tuple[str | bytes, int]:
 def bystander(url: str, stop: threading.Event, seen: list[Any]) -> None:
     """Somebody who plays all the while; every frame must come, in order."""
     with Client(url) as client:
-        number, _ = client.open("car", truth=False)
+        number, first = client.open("car", truth=False)
+        seen.append((first["frame"], first["parts"][0][1]))
         client.send("set", session=number, fps=10, stop_at_end=False)
         client.send("resume", session=number)
         while not stop.is_set():

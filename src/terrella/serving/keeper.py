@@ -32,6 +32,7 @@ from .snapshots import Snapshots
 log = logging.getLogger("terrella.serving")
 PERIOD = 0.25  # seconds between two writings of a journal
 PATIENCE = 2.0  # seconds for which others wait for a store that does not answer
+RECENT = 10.0  # seconds for which a failure counts as the present state of the store
 LINES = 2**18  # characters of a journal that wait at most
 STATES = 2**28  # bytes of snapshots that wait at most
 
@@ -90,7 +91,7 @@ class Keeper:
         self._asked = self._written = self._done = self._waiting = 0
         self._gone: set[Path] = set()
         self._cut: set[Path] = set()
-        self._failing: set[str] = set()
+        self._failed = float("-inf")
         self._began: float | None = None
         self._stopping = False
         self._most, self.failures = most, 0
@@ -104,9 +105,9 @@ class Keeper:
 
     @property
     def failing(self) -> bool:
-        """Whether the last writing failed, or one takes longer than it should."""
-        began = self._began
-        return bool(self._failing) or (began is not None and time.monotonic() - began > PATIENCE)
+        """Whether a writing has failed lately, or one takes longer than it should."""
+        began, now = self._began, time.monotonic()
+        return now - self._failed < RECENT or (began is not None and now - began > PATIENCE)
 
     def record(self, token: str, past: Past | None = None) -> Record:
         """Begin the journal of a session, with a past that another one has had until now."""
@@ -127,6 +128,7 @@ class Keeper:
             raise ServingError("this session was lost as it began; open a new one.")
         if path.exists():
             self._mend(path)
+        self._cut.discard(path)  # whoever goes on from here says so: there will be no gap
         return past, self._opened(path, set(past.kept.values()))
 
     def branch(self, record: Record, token: str, frame: int) -> Record | None:
@@ -260,21 +262,18 @@ class Keeper:
                     return
 
     def _attempt(self, what: str, act: Callable[[], None]) -> bool:
-        """Whether it could be done; that it cannot is said once, and that it can again."""
+        """Whether it could be done; of failures in a row only the first is logged."""
         self._began = time.monotonic()
         try:
             act()
         except Exception:
             self.failures += 1
-            if what not in self._failing:
-                self._failing.add(what)
+            known, self._failed = time.monotonic() - self._failed < RECENT, time.monotonic()
+            if not known:
                 log.exception("a %s could not be written; sessions go on, and may be lost with this server", what)
             return False
         finally:
             self._began = None
-        if what in self._failing:
-            self._failing.discard(what)
-            log.warning("%ss are written again", what)
         return True
 
     def _append(self, path: Path, text: str) -> None:
