@@ -393,8 +393,9 @@ def test_schemathesis_finds_nothing() -> None:
     )
     limits = replace(QUICK, messages_per_second=100_000, sessions=250)
     tried = 0
-    with running({"car": tiny(CAR), "pole": tiny(POLE)}, limits, truth=False) as url:
-        schema = schemathesis.openapi.from_url(url + "v1/openapi.json")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with running({"car": tiny(CAR), "pole": tiny(POLE)}, limits, truth=False, token=TOKEN) as url:
+        schema = schemathesis.openapi.from_url(url + "v1/openapi.json", headers=headers)
         for found in schema.get_all_operations():
             operation = found.ok()
             for mode in schemathesis.GenerationMode:
@@ -404,9 +405,14 @@ def test_schemathesis_finds_nothing() -> None:
                 def check(case: Any) -> None:
                     nonlocal tried
                     tried += 1
-                    case.call_and_validate()
+                    case.call_and_validate(headers=headers)
 
                 check()
         assert tried > 300
-        schema.as_state_machine().run(settings=settings(quiet, max_examples=25, stateful_step_count=8))
+
+        class Told(schema.as_state_machine()):
+            def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+                return {"headers": headers}
+
+        Told.run(settings=settings(quiet, max_examples=25, stateful_step_count=8))
         assert WEB.get(url + "health").text == "ok"

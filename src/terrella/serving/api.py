@@ -65,9 +65,9 @@ Id = Annotated[str, Path(pattern=ID, description="The id of a session or a snaps
 Name = Annotated[str, Path(min_length=1, max_length=Limits.text, description="A name from GET /v1/worlds.")]
 
 
-def create_api(thread: EngineThread, desk: Desk, catalogue: Catalogue) -> FastAPI:
-    """Build the application that is mounted at `/v1`."""
-    token = HTTPBearer(auto_error=False, description="The server's token, where it has one.")
+def create_api(thread: EngineThread, desk: Desk, catalogue: Catalogue, *, secured: bool) -> FastAPI:
+    """Build the application that is mounted at `/v1`; where it is `secured` its description asks for the token."""
+    token = HTTPBearer(auto_error=False, description="The server's token.")
     api = FastAPI(
         title="Terrella",
         version="1",
@@ -76,7 +76,7 @@ def create_api(thread: EngineThread, desk: Desk, catalogue: Catalogue) -> FastAP
         redoc_url=None,
         redirect_slashes=False,
         responses=REFUSALS,
-        dependencies=[Security(token)],
+        dependencies=[Security(token)] if secured else [],
     )
     api.add_exception_handler(Refusal, _refused)
     api.add_exception_handler(RequestValidationError, _invalid)

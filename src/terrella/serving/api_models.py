@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .limits import Limits
 from .protocol import BOUNDS, COUNT
@@ -15,8 +15,16 @@ ID = r"^[A-Za-z0-9_-]{16,64}$"
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Row = Annotated[list[Number], Field(max_length=LONGEST_ROW)]
 Words = Annotated[str, Field(max_length=Limits.text)]
-Seed = Annotated[int, Field(ge=BOUNDS["seed"][0], le=BOUNDS["seed"][1])]
-At = Annotated[int, Field(ge=0, le=COUNT)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Seed = Annotated[int, Field(ge=BOUNDS["seed"][0], le=BOUNDS["seed"][1]), BeforeValidator(_whole)]
+At = Annotated[int, Field(ge=0, le=COUNT), BeforeValidator(_whole)]
+Passes = Annotated[int, Field(ge=BOUNDS["steps"][0], le=BOUNDS["steps"][1]), BeforeValidator(_whole)]
 
 
 class Taken(BaseModel):
@@ -26,11 +34,11 @@ class Taken(BaseModel):
 
 
 class NewSession(Taken):
-    """Which world to begin, from which seed, with the true environment beside it or not."""
+    """Which world to begin, from which seed, in how many denoising steps a frame, beside the true environment or not."""
 
     world: Annotated[str, Field(min_length=1, max_length=Limits.text, description="A name from GET /v1/worlds.")]
     seed: Seed = 0
-    steps: Annotated[int | None, Field(ge=1, le=64, description="Denoising steps a frame.")] = None
+    steps: Passes | None = None
     truth: bool = False
 
 

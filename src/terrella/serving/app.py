@@ -101,6 +101,7 @@ def create_app(
         Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admits, keeper=keeper, metrics=metrics)
     )
     desk = Desk(thread, limits, kept=keeper is not None)
+    api = create_api(thread, desk, catalogue, secured=token is not None)
     connections: dict[Connection, str] = {}
 
     async def play(socket: WebSocket) -> None:
@@ -132,7 +133,7 @@ def create_app(
     routes = [
         WebSocketRoute("/ws", play),
         *create_probes(thread, metrics, limits, keeper=keeper, connections=lambda: len(connections), token=token),
-        Mount("/v1", Gate(create_api(thread, desk, catalogue), token=token, limits=limits, answered=metrics.request)),
+        Mount("/v1", Gate(api, token=token, limits=limits, answered=metrics.request)),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
     return FastAPI(
