@@ -34,7 +34,7 @@ class Taken(BaseModel):
 
 
 class NewSession(Taken):
-    """Which world to begin, from which seed, in how many denoising steps a frame, beside the true environment or not."""
+    """Which world to begin, from which seed, with how many denoising steps a frame, beside its environment or not."""
 
     world: Annotated[str, Field(min_length=1, max_length=Limits.text, description="A name from GET /v1/worlds.")]
     seed: Seed = 0

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -30,25 +31,26 @@ TIERS = ("slot", "host", "disk")
 
 
 class Metrics:
-    """The counters of one server. `frames` is called by the engine thread, the rest from the event loop."""
+    """The counters of one server. The engine thread calls `batch` and `now`, the event loop the rest."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self._connections = Gauge("terrella_connections", "Open sockets.", **of)
-        self._sessions = Gauge("terrella_sessions", "Sessions.", ["tier", "running"], **of)
-        self._frames = Counter("terrella_frames", "Frames shown by the clock.", ["world"], **of)
-        self._late = Counter("terrella_frames_late", "Frames shown more than a frame late.", ["world"], **of)
-        self._lateness = Histogram(
-            "terrella_frame_lateness_seconds", "Seconds after its time.", ["world"], buckets=SECONDS, **of
+        gauge, counter = partial(Gauge, registry=self.registry), partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._connections = gauge("terrella_connections", "Open sockets.")
+        self._sessions = gauge("terrella_sessions", "Sessions.", ["tier", "running"])
+        self._frames = counter("terrella_frames", "Frames shown by the clock.", ["world"])
+        self._late = counter("terrella_frames_late", "Frames shown more than a frame late.", ["world"])
+        self._lateness = histogram(
+            "terrella_frame_lateness_seconds", "Seconds after its time.", ["world"], buckets=SECONDS
         )
-        self._size = Histogram("terrella_batch_size", "Sessions stepped together.", ["world"], buckets=SIZES, **of)
-        self._seconds = Histogram("terrella_batch_seconds", "Seconds a batch took.", ["world"], buckets=SECONDS, **of)
-        self._closed = Counter("terrella_closed", "Connections ended.", ["code"], **of)
-        self._requests = Counter("terrella_requests", "HTTP requests.", ["method", "status"], **of)
-        self._stored = Gauge("terrella_store_bytes", "Bytes of kept snapshots and journals.", **of)
-        self._failures = Gauge("terrella_store_errors", "Writings to the store that failed.", **of)
-        self._busy = Gauge("terrella_engine_busy_seconds", "Since the engine thread began what it is at.", **of)
+        self._size = histogram("terrella_batch_size", "Sessions stepped together.", ["world"], buckets=SIZES)
+        self._seconds = histogram("terrella_batch_seconds", "Seconds a batch took.", ["world"], buckets=SECONDS)
+        self._closed = counter("terrella_closed", "Connections ended.", ["code"])
+        self._requests = counter("terrella_requests", "HTTP requests.", ["method", "status"])
+        self._stored = gauge("terrella_store_bytes", "Bytes of kept snapshots and journals.")
+        self._failures = gauge("terrella_store_errors", "Writings to the store that failed.")
+        self._busy = gauge("terrella_engine_busy_seconds", "Since the engine thread began what it is at.")
 
     def batch(self, world: str, seconds: float, lateness: Iterable[float], late: int) -> None:
         """Take one batch: what it took, how late each of its frames was, and how many were more than a frame late."""
