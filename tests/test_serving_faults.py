@@ -119,6 +119,7 @@ def test_a_full_disk_costs_nothing_once_there_is_room_again(small_disk: Path, mo
         assert (back["frame"], pixels(back)) == (30, pixels(ticks[30]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of another process are Linux's")
 def test_a_server_killed_while_the_disk_is_full_keeps_what_was_written(tmp_path: Path) -> None:
     import resource
@@ -267,7 +268,7 @@ def test_a_client_that_never_reads_is_closed() -> None:
                 for _ in range(100):
                     client.send("step", session=mine, n=16)  # more than any buffer holds
                     time.sleep(0.01)
-            until(lambda: 'terrella_closed_total{code="1008"} 1.0' in WEB.get(url + "metrics").text)
+            until(lambda: 'terrella_closed_total{code="1008"} 1.0' in WEB.get(url + "metrics").text, 90)
             narrow.close()  # without a farewell, for which it would have to read
         until(lambda: count(url, "terrella_sessions") == 1)
         assert other.play(number, [LEFT])[0]["frame"] == 1

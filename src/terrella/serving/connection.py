@@ -15,6 +15,7 @@ from .limits import Allowance, Limits
 from .protocol import (
     FULL,
     IDLE,
+    INTERNAL,
     POLICY,
     PROTOCOL,
     TOO_BIG,
@@ -76,6 +77,10 @@ class Connection:
             return refused.close
         except WebSocketDisconnect:
             pass
+        except Exception:
+            log.exception("a connection failed")
+            await self._end(sender, Refused(INTERNAL, "internal", "the server failed here; connect again."))
+            return INTERNAL
         finally:
             self._thread.leave(self._client)
             sender.cancel()

@@ -121,6 +121,7 @@ class Keeper:
     def resume(self, token: str) -> tuple[Past, Record]:
         """Return the past of a session and its journal, to go on with; raises `ServingError` for a token unknown."""
         path = self._path(token)
+        record = self._opened(path, set())  # from here on it is not deleted to make room
         past = self._past(path)
         if path in self._gone:
             raise ServingError("this session was closed; open a new one.")
@@ -129,7 +130,8 @@ class Keeper:
         if path.exists():
             self._mend(path)
         self._cut.discard(path)  # whoever goes on from here says so: there will be no gap
-        return past, self._opened(path, set(past.kept.values()))
+        record.keys = set(past.kept.values())
+        return past, record
 
     def branch(self, record: Record, token: str, frame: int) -> Record | None:
         """Begin the journal of a fork: the past of `record` until `frame`, whose snapshots both share.
