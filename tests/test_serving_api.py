@@ -227,7 +227,7 @@ def test_an_address_has_so_many_sessions_and_connections() -> None:
 def test_sessions_of_http_end_when_nobody_asks_for_them(tmp_path: Path) -> None:
     import time
 
-    limits = replace(QUICK, idle_seconds=0.4)
+    limits = replace(QUICK, idle_seconds=1.5)
     for keep in (None, tmp_path):
         with running({"pole": tiny(POLE)}, limits, keep=keep) as url:
             session = begin(url, "pole", seed=2)
