@@ -1,4 +1,4 @@
-"""The command line: `terrella demo | record | label | train | align | learn | play | plan | evaluate | info`.
+"""The command line: `terrella demo | record | label | train | align | learn | play | serve | plan | evaluate | info`.
 
 Each command is one call of the library. Mistakes of the user are told in a sentence, without a traceback.
 """
@@ -13,7 +13,7 @@ from .judge import evaluate, info
 from .make import learn, record, train
 from .say import Say, plain
 from .unlabelled import align, label
-from .use import plan, play
+from .use import plan, play, serve
 
 COMMANDS = {
     "demo": demo,
@@ -23,6 +23,7 @@ COMMANDS = {
     "align": align,
     "learn": learn,
     "play": play,
+    "serve": serve,
     "plan": plan,
     "evaluate": evaluate,
     "info": info,

@@ -1,13 +1,14 @@
-"""Commands that use a world: play it, plan in it."""
+"""Commands that use a world: play it, serve it to others, plan in it."""
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .say import Say
+from .say import Say, plain
 
 
 def play(
@@ -58,6 +59,85 @@ def play(
         truth=truth,
         open_browser=open_browser,
         on_ready=lambda address: Say.print(f"{world} is at {address}   (Ctrl-C ends it)"),
+    )
+
+
+def serve(
+    worlds: Positional[tuple[str, ...]] = (),
+    /,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    public: str | None = None,
+    token_file: Path | None = None,
+    batch: int = 16,
+    exact: bool = False,
+    keep: Path | None = None,
+    clients: int = 64,
+    sessions: int = 128,
+    device: str = "cpu",
+    steps: int | None = None,
+    budget_ms: float | None = None,
+    precision: str | None = None,
+    truth: bool = False,
+    log: Literal["text", "json"] = "text",
+) -> None:
+    """Serve worlds to many people, and to programs, until interrupted: page, socket and HTTP API.
+
+    Other machines can connect only with a token: the one in `token_file`, or one that is printed at the start. How to
+    put TLS in front of it is in SECURITY.md.
+
+    Args:
+        worlds: Folders of worlds, or names of those that ship with the package; all of these by default.
+        host: Address to listen on; others than this machine need a token.
+        port: Port to listen on; 0 takes a free one.
+        public: Address under which a proxy offers this server, as https://world.example; needs a token.
+        token_file: File with the secret that every client must give; made, with a random one, if it is not there.
+        batch: Step up to so many sessions together, and refuse those that would make frames late; 1 for each alone.
+        exact: Pad every batch, so that a session's frames do not depend on the others by a single bit.
+        keep: Folder in which sessions outlive a lost connection and a stopped server.
+        clients: Connections at once.
+        sessions: Sessions at once.
+        device: cpu or cuda.
+        steps: Denoising steps a frame.
+        budget_ms: Take as many denoising steps as fit into so many milliseconds a frame.
+        precision: Bits of the weights: float32, bfloat16, int8 or int4.
+        truth: Run the true environment beside every session.
+        log: Write the log for people or, as JSON lines, for machines.
+    """
+    from ..engine import engine_settings
+    from ..serving import guard
+    from ..serving import serve as run
+    from ..serving.limits import Limits
+    from ..serving.logs import configure_logs
+    from ..world import World
+
+    configure_logs(log)
+    token = guard.read_token(token_file) if token_file is not None else None
+    made = token is None and (public is not None or not guard.is_loopback(host))
+    if made:
+        token = secrets.token_urlsafe(32)
+
+    def announce(address: str) -> None:
+        Say.print(f"serving at {public or address}   (Ctrl-C ends it)")
+        if made:
+            Say.print(f"clients must give this token: {plain(token)}")
+
+    run(
+        worlds or World.list_gallery(),
+        host=host,
+        port=port,
+        public=public,
+        token=token,
+        batch=batch,
+        exact=exact,
+        keep=keep,
+        limits=Limits(clients=clients, sessions=sessions),
+        device=device,
+        steps=steps,
+        engine=engine_settings(None, budget_ms=budget_ms, precision=precision),
+        truth=truth,
+        gallery=False,
+        on_ready=announce,
     )
 
 

@@ -1,19 +1,20 @@
-"""The server: a static page, a WebSocket, and one engine thread behind them.
+"""The server: a static page, a WebSocket, an HTTP API, and one engine thread behind them.
 
-    GET /          the page            GET /healthz   200 while the engine thread lives
-    WS  /ws        the protocol of `terrella.serving.protocol`
+    GET /          the page                                    GET /health, /ready, /metrics   see `probes`
+    WS  /ws        the protocol of `terrella.serving.protocol`   /v1                             see `api`
 
 The web server is imported inside the functions that start it, so that importing this module stays cheap.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
 import time
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,20 +25,23 @@ from .catalogue import Catalogue
 from .dispatch import Dispatcher
 from .guard import Guard, check_binding, is_loopback
 from .keeper import Keeper
-from .limits import Limits
+from .limits import Limits, client_address
 from .scheduler import EngineThread
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
+    from .desk import Desk
+
 log = logging.getLogger("terrella.serving")
 STATIC = Path(__file__).parent / "static"
 Source = World | str | Path
+Sources = Source | Sequence[str | Path] | Mapping[str, Source]
 
 
 def create_app(
-    worlds: Source | Mapping[str, Source],
+    worlds: Sources,
     *,
     truth: bool = True,
     steps: int | None = None,
@@ -49,6 +53,7 @@ def create_app(
     keep: str | Path | None = None,
     token: str | None = None,
     local: bool = True,
+    public: str | None = None,
     gallery: bool = False,
     limits: Limits | None = None,
 ) -> FastAPI:
@@ -60,24 +65,29 @@ def create_app(
     they would have alone within rounding, or, if `exact`, bit for bit, every batch being padded to `batch`. `admit`
     refuses sessions that would make frames late (None: where `batch` is above 1). `keep` is a folder in which sessions
     outlive their connection and the server. `token` must be given by every client. `local` answers only to names of
-    this machine. `gallery` adds the worlds that ship with the package, loaded when asked for. Raises what `World.load`
-    raises for the first world, and `ServingError` when there is nothing to serve or `batch` is less than 1.
+    this machine. `public` is another address under which a proxy offers this server, as `https://world.example`.
+    `gallery` adds the worlds that ship with the package, loaded when asked for. Raises what `World.load` raises for the
+    first world, and `ServingError` when there is nothing to serve or `batch` is less than 1.
     """
     from fastapi import FastAPI
     from starlette.middleware import Middleware
-    from starlette.requests import Request
-    from starlette.responses import PlainTextResponse
-    from starlette.routing import Mount, Route, WebSocketRoute
+    from starlette.routing import Mount, WebSocketRoute
     from starlette.staticfiles import StaticFiles
     from starlette.websockets import WebSocket
 
+    from .api import create_api
     from .connection import Connection
+    from .desk import Desk
+    from .gate import Gate
+    from .metrics import Metrics
+    from .probes import create_probes
 
     if batch < 1:
         raise ServingError(f"batch is {batch}; it is how many sessions are stepped together at most, 1 for each alone.")
     limits = limits or Limits()
     settings = engine_settings(engine, steps=steps, exact=batch if exact else None)
-    keeper = None if keep is None else Keeper(keep)
+    keeper = None if keep is None else Keeper(keep, most=limits.store_bytes)
+    metrics = Metrics()
     catalogue = Catalogue(
         _named(worlds, gallery=gallery),
         device=device,
@@ -87,20 +97,25 @@ def create_app(
     )
     catalogue.get(catalogue.names[0])  # a wrong path should be said here, not on the page
     admits = batch > 1 if admit is None else admit
-    thread = EngineThread(Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admits, keeper=keeper))
-    connections: set[Any] = set()
+    thread = EngineThread(
+        Dispatcher(catalogue, limits, truth=truth, batch=batch, admit=admits, keeper=keeper, metrics=metrics)
+    )
+    desk = Desk(thread, limits, kept=keeper is not None)
+    api = create_api(thread, desk, catalogue, secured=token is not None)
+    connections: dict[Connection, str] = {}
 
     async def play(socket: WebSocket) -> None:
-        connection = Connection(socket, thread, catalogue.names, limits, token)
-        connections.add(connection)
+        connection, began = Connection(socket, thread, catalogue.names, limits, token), time.monotonic()
+        address = client_address(None if socket.client is None else socket.client.host)
+        connections[connection] = address
+        full = _full(connections.values(), address, limits)
+        code = 1006
         try:
-            await connection.run(full=len(connections) > limits.clients)
+            code = await connection.run(full=full)
         finally:
-            connections.discard(connection)
-
-    async def health(request: Request) -> PlainTextResponse:
-        del request
-        return PlainTextResponse("ok" if thread.alive else "stopped", 200 if thread.alive else 503)
+            del connections[connection]
+            metrics.closed(code)
+            log.info("connection ended", extra={"code": code, "seconds": round(time.monotonic() - began, 1)})
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -108,21 +123,24 @@ def create_app(
         if keeper is not None:
             keeper.start()
         thread.start()
+        sweeping = asyncio.create_task(_sweep(desk, limits.idle_seconds / 8))
         yield
+        sweeping.cancel()
         thread.stop()
         if keeper is not None:
             keeper.close()
 
     routes = [
         WebSocketRoute("/ws", play),
-        Route("/healthz", health),
+        *create_probes(thread, metrics, limits, keeper=keeper, connections=lambda: len(connections), token=token),
+        Mount("/v1", Gate(api, token=token, limits=limits, answered=metrics.request)),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
     return FastAPI(
         title="Terrella",
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, local=local)],
+        middleware=[Middleware(Guard, local=local, public=public)],
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -130,9 +148,17 @@ def create_app(
 
 
 def create_server(
-    app: FastAPI, *, host: str = "127.0.0.1", port: int = 7860, limits: Limits | None = None
+    app: FastAPI,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    proxied: bool = False,
+    limits: Limits | None = None,
 ) -> uvicorn.Server:
-    """Put an application under a web server that enforces the limit on message size; `run()` it."""
+    """Put an application under a web server that enforces the limit on message size; `run()` it.
+
+    proxied: whether a proxy on this machine may say on whose behalf it asks.
+    """
     import uvicorn
 
     config = uvicorn.Config(
@@ -142,6 +168,7 @@ def create_server(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=proxied,
         ws_max_size=(limits or Limits()).message_bytes,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=3,
@@ -150,7 +177,7 @@ def create_server(
 
 
 def serve(
-    world: Source | Mapping[str, Source],
+    world: Sources,
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -164,18 +191,19 @@ def serve(
     admit: bool | None = None,
     keep: str | Path | None = None,
     token: str | None = None,
+    public: str | None = None,
     gallery: bool = True,
     limits: Limits | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Let people play a world in their browser until interrupted.
 
-    `world` is a world, the path of a saved one, a gallery name, or several by name. `host` other than this machine
-    needs a `token`, which the page asks for. `port` 0 takes a free one. `on_ready` is called with the page's address
-    once it answers; it is logged as well. See `create_app` for the rest. Raises `ServingError` for an unsafe binding or
-    a port in use.
+    `world` is a world, the path of a saved one, a gallery name, several of these, or several by name. `host` other than
+    this machine, or a `public` address, needs a `token`, which the page asks for. `port` 0 takes a free one. `on_ready`
+    is called with the page's address once it answers; it is logged as well. See `create_app` for the rest. Raises
+    `ServingError` for an unsafe binding or a port in use.
     """
-    check_binding(host, token)
+    check_binding(host, token, public)
     app = create_app(
         world,
         truth=truth,
@@ -188,10 +216,11 @@ def serve(
         keep=keep,
         token=token,
         local=is_loopback(host),
+        public=public,
         gallery=gallery,
         limits=limits,
     )
-    server = create_server(app, host=host, port=port, limits=limits)
+    server = create_server(app, host=host, port=port, proxied=public is not None, limits=limits)
     try:
         socket = server.config.bind_socket()
     except SystemExit as error:
@@ -216,7 +245,25 @@ def serve(
     server.run([socket])
 
 
-def _named(worlds: Source | Mapping[str, Source], *, gallery: bool) -> dict[str, Source]:
+async def _sweep(desk: Desk, period: float) -> None:
+    while True:
+        await asyncio.sleep(period)
+        try:
+            await desk.sweep()
+        except Exception:
+            log.exception("sessions that nobody asks for could not be let go")
+
+
+def _full(addresses: Collection[str], mine: str, limits: Limits) -> str:
+    """Why there is no room for another connection of an address, which is among them already; "" if there is."""
+    if len(addresses) > limits.clients:
+        return f"{limits.clients} clients are connected, which is the most; try later."
+    if mine and sum(address == mine for address in addresses) > limits.address_clients:
+        return f"{limits.address_clients} clients are connected from your address, which is the most; close one."
+    return ""
+
+
+def _named(worlds: Sources, *, gallery: bool) -> dict[str, Source]:
     """Give every world the name by which clients ask for it."""
     named: dict[str, Source] = {}
     if isinstance(worlds, World):
@@ -224,8 +271,12 @@ def _named(worlds: Source | Mapping[str, Source], *, gallery: bool) -> dict[str,
     elif isinstance(worlds, Mapping):
         named.update(worlds)
     else:
-        in_gallery = str(worlds) in World.list_gallery() and not (Path(worlds) / "world.json").exists()
-        named[str(worlds) if in_gallery else Path(worlds).resolve().name or "world"] = worlds
+        for source in [worlds] if isinstance(worlds, (str, Path)) else worlds:
+            in_gallery = str(source) in World.list_gallery() and not (Path(source) / "world.json").exists()
+            name = str(source) if in_gallery else Path(source).resolve().name or "world"
+            if name in named:
+                raise ServingError(f"two worlds are called {name!r}; give them names: {{'one': ..., 'other': ...}}.")
+            named[name] = source
     if gallery:
         for name in World.list_gallery():
             named.setdefault(name, name)

@@ -26,10 +26,12 @@ class Made:
 class Client:
     """One connection: `send` takes messages in order from the engine thread and never blocks.
 
-    `refused` says why a client without a session got none; its connection should end.
+    most: sessions that it may have; 0 for as many as a connection. `refused` says why a client without a session got
+    none; its connection should end.
     """
 
     send: Callable[[list[bytes | str]], None]
+    most: int = 0
     players: dict[int, Player] = field(default_factory=dict)
     last_number: int = 0
     gone: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -12,10 +11,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from ..errors import ServingError
 from .client import Client
 from .guard import same_token
-from .limits import Limits
+from .limits import Allowance, Limits
 from .protocol import (
     FULL,
     IDLE,
+    INTERNAL,
     POLICY,
     PROTOCOL,
     TOO_BIG,
@@ -57,29 +57,35 @@ class Connection:
         self._outbox: deque[bytes | str] = deque()
         self._wake = asyncio.Event()
         self._overflow = False
-        self._allowance = float(limits.messages_per_second)
-        self._counted = time.monotonic()
+        self._allowance = Allowance(limits.messages_per_second)
         self._client = Client(self._from_thread)
 
-    async def run(self, *, full: bool = False) -> None:
-        """Accept, greet, and serve until the client leaves or breaks a rule."""
+    async def run(self, *, full: str = "") -> int:
+        """Accept, greet, and serve until the client leaves or breaks a rule, or at once say that it is `full`.
+
+        Returns the close code that the client was given, 1000 for one that left.
+        """
         await self._socket.accept()
         sender = asyncio.create_task(self._send())
         try:
             if full:
-                raise Refused(
-                    FULL, "full", f"{self._limits.clients} clients are connected, which is the most; try later."
-                )
+                raise Refused(FULL, "full", full)
             await self._greet()
             await self._serve()
         except Refused as refused:
             await self._end(sender, refused)
+            return refused.close
         except WebSocketDisconnect:
             pass
+        except Exception:
+            log.exception("a connection failed")
+            await self._end(sender, Refused(INTERNAL, "internal", "the server failed here; connect again."))
+            return INTERNAL
         finally:
             self._thread.leave(self._client)
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
+        return 1000
 
     async def _greet(self) -> None:
         try:
@@ -113,11 +119,9 @@ class Connection:
         raw = await self._socket.receive()
         if raw["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(raw.get("code", 1005))
-        now, per_second = time.monotonic(), self._limits.messages_per_second
-        self._allowance = min(per_second, self._allowance + (now - self._counted) * per_second) - 1
-        self._counted = now
-        if self._allowance < 0:
-            raise Refused(POLICY, "rate", f"more than {per_second} messages came in a second; slow down.")
+        if not self._allowance.take():
+            most = self._limits.messages_per_second
+            raise Refused(POLICY, "rate", f"more than {most} messages came in a second; slow down.")
         if self._overflow:
             raise Refused(POLICY, "slow", "too much waits to be read; read what the server sends.")
         text = raw.get("text")

@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,9 @@ from .session import Session, advance_together
 from .tiers import Tiers
 from .truth import Truth
 
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
 log = logging.getLogger("terrella.serving")
 GRACE = 10.0  # seconds for which a stopped session still counts as one that runs
 
@@ -66,7 +69,9 @@ class Dispatcher:
         batch: int = 1,
         admit: bool = False,
         keeper: Keeper | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._catalogue = catalogue
         self._admits = admit
         self._keeper = keeper
@@ -99,14 +104,17 @@ class Dispatcher:
             advance_together(sessions, rows)
         except Exception as error:
             self._alone(company, rows, error)
-        seconds, now = time.perf_counter() - began, time.monotonic()
+        seconds, now, late = time.perf_counter() - began, time.monotonic(), 0
         for (client, player), due_at, ended in zip(company, due, over):
             if player.session.sound:
-                lateness = now - due_at
-                self.show(client, player, Made(seconds, len(sessions), lateness, late=lateness > 1.0 / player.fps))
+                made = Made(seconds, len(sessions), now - due_at, late=now - due_at > 1.0 / player.fps)
+                late += made.late
+                self.show(client, player, made)
                 self._stop_at_end(client, player, ended)
-        first = sessions[0]
-        first.served.curve(first.steps).note(len(sessions), time.perf_counter() - began)
+        first, seconds = sessions[0], time.perf_counter() - began
+        first.served.curve(first.steps).note(len(sessions), seconds)
+        if self._metrics is not None:
+            self._metrics.batch(first.served.name, seconds, [now - due_at for due_at in due], late)
 
     def show(self, client: Client, player: Player, made: Made) -> None:
         """Send what a session shows at its present frame."""
@@ -118,12 +126,8 @@ class Dispatcher:
         A refusal is told to the client, anything else costs it the session.
         """
         if message is None:
-            for player in client.players.values():
-                self.tiers.ended(player, time.monotonic(), back=False)
-                if self._keeper is not None and player.session.sound:
-                    player.session.rest("disk")
-                player.session.close()
-            client.players.clear()
+            for player in list(client.players.values()):
+                self.let_go(client, player)
             if client in self._clients:
                 self._clients.remove(client)
             return
@@ -154,6 +158,14 @@ class Dispatcher:
             else:
                 log.exception("a message failed: %s", type(message).__name__)
                 client.send([dump(Error("internal", f"that failed here: {type(error).__name__}.", None, req))])
+
+    def let_go(self, client: Client, player: Player) -> None:
+        """Free a session that nobody asks for any more; where sessions are kept it can be reopened."""
+        del client.players[player.number]
+        self.tiers.ended(player, time.monotonic(), back=False)
+        if self._keeper is not None and player.session.sound:
+            player.session.rest("disk")
+        player.session.close()
 
     def fail(self, client: Client, player: Player, error: Exception) -> None:
         """Close one session and leave the others alone."""
@@ -361,8 +373,9 @@ class Dispatcher:
 
     def _room(self, client: Client, *, new: bool = True) -> None:
         """Raise where this client, or for a `new` session the server, has as many as it may."""
-        if len(client.players) >= self._limits.panes:
-            raise ServingError(f"{self._limits.panes} sessions are open, which is the most; close one first.")
+        most = client.most or self._limits.panes
+        if len(client.players) >= most:
+            raise ServingError(f"{most} sessions are open, which is the most; close one first.")
         if new and len(self.players()) >= self._limits.sessions:
             raise ServerFull(f"this server runs {self._limits.sessions} sessions, the most; try again later.")
 

@@ -2,13 +2,16 @@
 
 A browser lets any page open a WebSocket to any address and says only where the page came from. So the origin is checked
 before a connection is accepted, and on the loopback address the host name too, which defeats a foreign name that
-resolves to 127.0.0.1.
+resolves to 127.0.0.1. A server behind a proxy is told the address that people know, and serves that one beside.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
+import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TOKEN_LENGTH = 16
+DEFAULT_PORT = {"http": 80, "https": 443}
 HEADERS = {
     b"content-security-policy": b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
     b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -40,15 +44,50 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def check_binding(host: str, token: str | None) -> None:
+def check_binding(host: str, token: str | None, public: str | None = None) -> None:
     """Raise `ServingError` when others could connect and no token, or a short one, would stop them."""
+    if public is not None:
+        site(public)
     if token is not None and len(token) < TOKEN_LENGTH:
         raise ServingError(f"the token has {len(token)} characters; use at least {TOKEN_LENGTH}, random ones.")
-    if token is None and not is_loopback(host):
+    if token is None and (public is not None or not is_loopback(host)):
         raise ServingError(
-            f"binding to {host!r} lets other machines connect, which needs a token that they must give: pass "
-            "token=secrets.token_urlsafe(32), or keep host='127.0.0.1'."
+            f"serving at {public or host!r} lets other machines connect, which needs a token that they must give: pass "
+            "token=secrets.token_urlsafe(32), or keep host='127.0.0.1' and no public address."
         )
+
+
+def read_token(path: str | Path) -> str:
+    """Return the token in a file; where there is none, a file with a random token is made, for its owner alone to read.
+
+    Raises `ServingError` for a file that cannot be read or made.
+    """
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            token = secrets.token_urlsafe(32)
+            file.write(token + "\n")
+            return token
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ServingError(f"no token can be written to {path}: {error.strerror}; choose another file.") from error
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServingError(f"the token in {path} cannot be read; give a file with one line of text.") from error
+
+
+def site(public: str) -> tuple[str, str, int]:
+    """Split a public address into scheme, name and port; raises `ServingError` for one with more or less than that."""
+    try:
+        parts = urlsplit(public)
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        parts, name, port = urlsplit(""), None, None
+    bare = not (parts.query or parts.fragment or parts.username) and parts.path in ("", "/")
+    if parts.scheme not in DEFAULT_PORT or name is None or not bare:
+        raise ServingError(f"{public!r} is no public address; write it like 'https://world.example'.")
+    return parts.scheme, name, port or DEFAULT_PORT[parts.scheme]
 
 
 def same_token(given: str | None, expected: str) -> bool:
@@ -56,21 +95,35 @@ def same_token(given: str | None, expected: str) -> bool:
     return hmac.compare_digest((given or "").encode("utf-8", "replace"), expected.encode())
 
 
-def allowed(host: str | None, origin: str | None, *, local: bool) -> bool:
-    """Whether a request with these `Host` and `Origin` may be served; `local` servers know only this machine."""
+def allowed(host: str | None, origin: str | None, *, local: bool, public: str | None = None) -> bool:
+    """Whether a request with these `Host` and `Origin` may be served.
+
+    `local` servers know only names of this machine. public: another address under which people reach the server.
+    """
     host_name, host_port = _host(host)
+    if public is not None:
+        scheme, name, port = site(public)
+        if (host_name, host_port or DEFAULT_PORT[scheme]) == (name, port):
+            return origin is None or _origin(origin) == (scheme, name, port)
     if local and not is_loopback(host_name):
         return False
     if origin is None:  # not a browser's page
         return True
-    parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https"):
+    scheme, name, port = _origin(origin)
+    if scheme is None or name is None:
         return False
-    name, port = _host(parts.netloc)
     if local:
         return is_loopback(name)
-    default = 443 if parts.scheme == "https" else 80
-    return name is not None and name == host_name and (port or default) == (host_port or default)
+    return name == host_name and port == (host_port or DEFAULT_PORT[scheme])
+
+
+def _origin(origin: str) -> tuple[str | None, str | None, int | None]:
+    """Scheme, name and port of a page's origin; no scheme for what is no web page."""
+    scheme, _, netloc = origin.partition("://")
+    if scheme not in DEFAULT_PORT:
+        return None, None, None
+    name, port = _host(netloc)
+    return scheme, name, port or DEFAULT_PORT[scheme]
 
 
 def _host(netloc: str | None) -> tuple[str | None, int | None]:
@@ -84,9 +137,9 @@ def _host(netloc: str | None) -> tuple[str | None, int | None]:
 class Guard:
     """ASGI middleware: refuse foreign hosts and origins, and send the headers that keep foreign scripts out."""
 
-    def __init__(self, app: ASGIApp, *, local: bool) -> None:
+    def __init__(self, app: ASGIApp, *, local: bool, public: str | None = None) -> None:
         self.app = app
-        self.local = local
+        self.local, self.public = local, public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an allowed request on; answer any other with 403 before it is accepted."""
@@ -94,7 +147,7 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         origin = headers.get(b"origin")
-        if not allowed(headers.get(b"host"), origin, local=self.local):
+        if not allowed(headers.get(b"host"), origin, local=self.local, public=self.public):
             if scope["type"] == "websocket":
                 await receive()
                 return await send({"type": "websocket.close", "code": 1008})

@@ -3,6 +3,9 @@
 The engine thread only hands over lines and copies of states. Journals reach the operating system every `PERIOD`
 seconds, so a server that is killed loses less than a second of play (a machine that loses its power, what the operating
 system had not written yet). A session belongs to whoever holds its token, of which only a hash is kept.
+
+A store that fails or hangs costs the past of sessions, never their present. Lines of journals wait in memory until they
+can be written, whole; a journal for which too much waits ends there, for good, so that none has a gap.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -27,6 +31,10 @@ from .snapshots import Snapshots
 
 log = logging.getLogger("terrella.serving")
 PERIOD = 0.25  # seconds between two writings of a journal
+PATIENCE = 2.0  # seconds for which others wait for a store that does not answer
+RECENT = 10.0  # seconds for which a failure counts as the present state of the store
+LINES = 2**18  # characters of a journal that wait at most
+STATES = 2**28  # bytes of snapshots that wait at most
 
 
 class Record:
@@ -62,32 +70,48 @@ class Record:
 class Keeper:
     """Journals and snapshots under one folder; `start` before the engine, `close` when the server ends.
 
-    Sessions untouched for `days` are deleted when a keeper begins. Raises `ServingError` while another server keeps its
-    sessions there.
+    Sessions that lie for `days` are deleted when a keeper begins, and the oldest that nobody plays when all together
+    take more than `most` bytes. `stored` are the bytes that they take, `failures` the writings that failed. Raises
+    `ServingError` while another server keeps its sessions there.
     """
 
-    def __init__(self, folder: str | Path, *, days: float = 7.0):
+    def __init__(self, folder: str | Path, *, days: float = 7.0, most: int = 2**40):
         self._folder = Path(folder) / "sessions"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(Path(folder) / "lock")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(Path(folder) / "lock")
+        except OSError as error:
+            raise ServingError(f"sessions cannot be kept in {folder}: {error.strerror}; choose another.") from error
         self.snapshots = Snapshots(Path(folder) / "snapshots")
         self._wake = threading.Condition()
         self._lines: dict[Path, list[str]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._used: Counter[str] = Counter()  # how many journals name a snapshot
-        self._asked = self._written = self._done = 0
+        self._open: WeakSet[Record] = WeakSet()
+        self._asked = self._written = self._done = self._waiting = 0
         self._gone: set[Path] = set()
+        self._cut: set[Path] = set()
+        self._failed = float("-inf")
+        self._began: float | None = None
         self._stopping = False
-        self._sweep(time.time() - days * 86400)
+        self._most, self.failures = most, 0
+        self._sweep(days * 86400)
+        self.stored = sum(path.stat().st_size for path in Path(folder).glob("*/*"))
         self._thread = threading.Thread(target=self._run, name="terrella-keeper", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def failing(self) -> bool:
+        """Whether a writing has failed lately, or one takes longer than it should."""
+        began, now = self._began, time.monotonic()
+        return now - self._failed < RECENT or (began is not None and now - began > PATIENCE)
+
     def record(self, token: str, past: Past | None = None) -> Record:
         """Begin the journal of a session, with a past that another one has had until now."""
-        record = Record(self, self._path(token), set())
+        record = self._opened(self._path(token), set())
         if past is not None:
             for line in past.lines():
                 self.write(record, line)
@@ -97,46 +121,46 @@ class Keeper:
     def resume(self, token: str) -> tuple[Past, Record]:
         """Return the past of a session and its journal, to go on with; raises `ServingError` for a token unknown."""
         path = self._path(token)
-        self._settle(lambda: self._written)
+        record = self._opened(path, set())  # from here on it is not deleted to make room
+        past = self._past(path)
         if path in self._gone:
             raise ServingError("this session was closed; open a new one.")
-        past = read_journal(path)
         if "world" not in past.about:
             raise ServingError("this session was lost as it began; open a new one.")
-        self._mend(path)
-        return past, Record(self, path, set(past.kept.values()))
+        if path.exists():
+            self._mend(path)
+        self._cut.discard(path)  # whoever goes on from here says so: there will be no gap
+        record.keys = set(past.kept.values())
+        return past, record
 
-    def branch(self, record: Record, token: str, frame: int) -> Record:
-        """Begin the journal of a fork: the past of `record` until `frame`, whose snapshots both share."""
-        self._settle(lambda: self._written)
-        past = read_journal(record.path)
-        past.back(frame)
+    def branch(self, record: Record, token: str, frame: int) -> Record | None:
+        """Begin the journal of a fork: the past of `record` until `frame`, whose snapshots both share.
+
+        None where the store does not answer, or has lost that past: the fork is not kept then.
+        """
+        try:
+            past = self._past(record.path)
+            past.back(frame)
+        except (ServingError, ValueError) as error:
+            log.warning("a fork is not kept: %s", error)
+            return None
         return self.record(token, past)
 
     def forget(self, record: Record) -> None:
         """Delete a session and the snapshots that no other one needs, soon."""
 
-        def delete() -> None:
-            record.path.unlink(missing_ok=True)
-            with self._wake:
-                self._gone.discard(record.path)
-                self._used.subtract(record.keys)
-                gone = [key for key in record.keys if self._used[key] <= 0]
-                for key in gone:
-                    del self._used[key]
-            for key in gone:
-                self.snapshots.drop(key)
-
+        path, keys = record.path, record.keys
         with self._wake:
-            self._gone.add(record.path)
-            self._jobs.append(delete)
+            self._gone.add(path)
+            self._jobs.append(lambda: self._delete(path, keys))
             self._wake.notify()
 
     def write(self, record: Record, line: Mapping[str, Any]) -> None:
         """Append a line, soon."""
         text = json.dumps(line, separators=(",", ":")) + "\n"
         with self._wake:
-            self._lines.setdefault(record.path, []).append(text)
+            if record.path not in self._cut:
+                self._lines.setdefault(record.path, []).append(text)
 
     def put(
         self,
@@ -146,10 +170,28 @@ class Keeper:
         shown: Mapping[str, np.ndarray],
         numbers: Mapping[str, object],
     ) -> None:
-        """Store a snapshot, soon; a key that is stored already is only noted."""
+        """Store a snapshot, soon; a key that is stored already is only noted.
+
+        It is left out where too many wait already: a session then plays more frames again when it comes back.
+        """
         self._name(record, [key])
+        size = state.nbytes
+
+        def store() -> None:
+            try:
+                if key not in self.snapshots:
+                    self._make_room(size)
+                    self.stored += self.snapshots.put(key, state, shown, numbers)
+            finally:
+                with self._wake:
+                    self._waiting -= size
+
         with self._wake:
-            self._jobs.append(lambda: self.snapshots.put(key, state, shown, numbers))
+            if self._waiting + size > STATES:
+                self.failures += 1
+                return
+            self._waiting += size
+            self._jobs.append(store)
             self._wake.notify()
 
     def flush(self) -> None:
@@ -161,19 +203,42 @@ class Keeper:
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
-        self._thread.join()
+        self._thread.join(5 * PATIENCE)
+        if self._thread.is_alive():
+            log.error("the store does not answer; what was not written yet is lost")
         self._lock.close()
 
     # inside
 
     def _settle(self, done: Callable[[], int]) -> None:
-        """Wait until what was handed over is done; journals (`_written`) do not wait for snapshots."""
+        """Wait until what was handed over is done; journals (`_written`) do not wait for snapshots.
+
+        Raises `ServingError` where one writing takes longer than `PATIENCE`.
+        """
         with self._wake:
             self._asked += 1
             mine = self._asked
             self._wake.notify_all()
             while done() < mine and self._thread.is_alive():
+                if self._began is not None and time.monotonic() - self._began > PATIENCE:
+                    raise ServingError("the place where sessions are kept does not answer; try again later.")
                 self._wake.wait(PERIOD)
+
+    def _past(self, path: Path) -> Past:
+        """The past of a session, with what could not be written yet; raises `ServingError` where there is none."""
+        self._settle(lambda: self._written)
+        with self._wake:
+            waiting = list(self._lines.get(path, []))
+        past = read_journal(path) if path.exists() or not waiting else Past()
+        for text in waiting:
+            past.take(json.loads(text))
+        return past
+
+    def _opened(self, path: Path, keys: set[str]) -> Record:
+        record = Record(self, path, keys)
+        with self._wake:
+            self._open.add(record)
+        return record
 
     def _run(self) -> None:
         while True:
@@ -184,12 +249,13 @@ class Keeper:
                 job = self._jobs.popleft() if self._jobs else None
                 more, asked, stopping = bool(self._jobs), self._asked, self._stopping
             for path, texts in lines.items():
-                self._attempt(lambda path=path, texts=texts: _append(path, "".join(texts)))
+                if not self._attempt("journal", lambda path=path, texts=texts: self._append(path, "".join(texts))):
+                    self._hold_back(path, texts)
             with self._wake:
                 self._written = asked
                 self._wake.notify_all()
             if job is not None:  # one at a time: journals do not wait for many snapshots
-                self._attempt(job)
+                self._attempt("snapshot", job)
             if not more:
                 with self._wake:
                     self._done = asked
@@ -197,12 +263,75 @@ class Keeper:
                 if stopping:
                     return
 
-    def _attempt(self, act: Callable[[], None]) -> None:
-        """A full disk costs the past of sessions, not the present."""
+    def _attempt(self, what: str, act: Callable[[], None]) -> bool:
+        """Whether it could be done; of failures in a row only the first is logged."""
+        self._began = time.monotonic()
         try:
             act()
         except Exception:
-            log.exception("a session could not be kept")
+            self.failures += 1
+            known, self._failed = time.monotonic() - self._failed < RECENT, time.monotonic()
+            if not known:
+                log.exception("a %s could not be written; sessions go on, and may be lost with this server", what)
+            return False
+        finally:
+            self._began = None
+        return True
+
+    def _append(self, path: Path, text: str) -> None:
+        """Append lines, all or none of them."""
+        self._make_room(len(text))
+        data, written = text.encode(), 0
+        with path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while written < len(data):
+                    written += file.write(data[written:])
+            except OSError:
+                file.truncate(size)
+                raise
+        self.stored += len(data)
+
+    def _hold_back(self, path: Path, texts: list[str]) -> None:
+        """Let lines that could not be written wait; where they are too many the journal ends."""
+        with self._wake:
+            waiting = texts + self._lines.pop(path, [])
+            if sum(map(len, waiting)) <= LINES:
+                self._lines[path] = waiting
+            else:
+                self._cut.add(path)
+
+    def _make_room(self, size: int) -> None:
+        """Delete the oldest sessions that nobody plays until there is room; raises `ServingError` if there is none."""
+        if self.stored + size <= self._most:
+            return
+        with self._wake:
+            played = {record.path for record in self._open}
+        for path in sorted(set(self._folder.glob("*.jsonl")) - played, key=lambda path: path.stat().st_mtime):
+            try:
+                keys = set(read_journal(path).kept.values())
+            except ServingError:
+                keys = set()
+            self._delete(path, keys)
+            if self.stored + size <= self._most:
+                return
+        raise ServingError(f"kept sessions take {self.stored} bytes, and {self._most} are the most.")
+
+    def _delete(self, path: Path, keys: set[str]) -> None:
+        """Delete a session and the snapshots that no other one needs."""
+        if path.exists():
+            self.stored -= path.stat().st_size
+            path.unlink()
+        with self._wake:
+            self._gone.discard(path)
+            self._cut.discard(path)
+            self._lines.pop(path, None)
+            self._used.subtract(keys)
+            gone = [key for key in keys if self._used[key] <= 0]
+            for key in gone:
+                del self._used[key]
+        for key in gone:
+            self.stored -= self.snapshots.drop(key)
 
     def _name(self, record: Record, keys: Iterable[str]) -> None:
         with self._wake:
@@ -211,7 +340,7 @@ class Keeper:
             self._used.update(new)
 
     def _path(self, token: str) -> Path:
-        return self._folder / f"{hashlib.sha256(token.encode()).hexdigest()}.jsonl"
+        return self._folder / f"{hashlib.sha256(token.encode('utf-8', 'replace')).hexdigest()}.jsonl"
 
     def _mend(self, path: Path) -> None:
         """Cut off a last line that a crash has left half written, before others are appended to it."""
@@ -220,10 +349,13 @@ class Keeper:
         if whole < len(data):
             os.truncate(path, whole)
 
-    def _sweep(self, oldest: float) -> None:
-        for path in self._folder.glob("*.jsonl"):
+    def _sweep(self, age: float) -> None:
+        """Delete what is older than the newest session by `age` seconds; a clock that was set wrong deletes nothing."""
+        times = {path: path.stat().st_mtime for path in self._folder.glob("*.jsonl")}
+        newest = max(times.values(), default=0.0)
+        for path, touched in times.items():
             try:
-                if path.stat().st_mtime < oldest:
+                if touched < newest - age:
                     path.unlink()
                     continue
                 self._used.update(set(read_journal(path).kept.values()))
@@ -246,8 +378,3 @@ def _locked(path: Path) -> IO[str]:
                 f"another server keeps its sessions in {path.parent}; stop it, or choose another folder."
             ) from error
     return file
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)

@@ -1,13 +1,20 @@
-"""What clients and the whole server may use."""
+"""What clients and the whole server may use, and how a rate is held to."""
 
 from __future__ import annotations
 
+import ipaddress
+import time
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client and the whole server may use. Bytes, seconds, or counts."""
+    """What one client and the whole server may use. Bytes, seconds, or counts.
+
+    panes: sessions of one connection. clients, sessions: of the whole server. address_clients, address_sessions:
+    connections and HTTP sessions of one address; this machine's own are only bound by the whole. request_bytes: of an
+    HTTP request. outbox: messages that wait for a client who does not read. store_bytes: of all that is kept.
+    """
 
     message_bytes: int = 4096
     messages_per_second: int = 240
@@ -16,6 +23,9 @@ class Limits:
     panes: int = 8
     clients: int = 16
     sessions: int = 32
+    address_clients: int = 8
+    address_sessions: int = 16
+    request_bytes: int = 65536
     window: int = 2
     outbox: int = 512
     text: int = 500
@@ -25,3 +35,37 @@ class Limits:
     keyframe_bytes: int = 256 * 2**20
     snapshot_every: int = 64
     resident_bytes: int = 2**30
+    store_bytes: int = 16 * 2**30
+
+
+class Allowance:
+    """So many events a second on average, and at most as many at once."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._left, self._counted = float(per_second), time.monotonic()
+
+    def take(self) -> bool:
+        """Count one event; whether it is within the rate."""
+        now = time.monotonic()
+        self._left = min(self._per_second, self._left + (now - self._counted) * self._per_second) - 1
+        self._counted = now
+        return self._left >= 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing was taken for so long that it makes no difference."""
+        return self._left + (time.monotonic() - self._counted) * self._per_second >= self._per_second
+
+
+def client_address(host: str | None) -> str:
+    """Who a connection counts as: its address, all of a network for IPv6 (/64); "" for this machine."""
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return host or ""
+    if address.is_loopback:
+        return ""
+    if address.version == 6:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

@@ -14,6 +14,7 @@ from .limits import Limits
 from .protocol import Action, Status
 from .session import Session
 
+UNANSWERED = 512  # frames remembered that a client has not acknowledged; who steps by hand need not
 REPEAT_AFTER = 0.25  # seconds a held key waits before it repeats, when the world waits for actions
 
 
@@ -50,7 +51,7 @@ class Player:
     stopped: float = 0.0
     token: str = ""
     seq: int = 0
-    in_flight: deque[tuple[int, int]] = field(default_factory=deque)
+    in_flight: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=UNANSWERED))
     _held: Press = field(default_factory=Press)
     _tapped: Press | None = None
 

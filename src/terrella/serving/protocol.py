@@ -31,6 +31,22 @@ LATE, REPLAYED, TRUE = 1, 2, 4
 DEFAULT = Limits()
 PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 
+COUNT = 2**32 - 1
+BOUNDS: dict[str, tuple[float, float]] = {
+    "protocol": (0, COUNT),
+    "session": (0, 255),
+    "req": (0, COUNT),
+    "seed": (0, 2**31 - 1),
+    "steps": (1, 64),
+    "fps": (0.5, Limits.max_fps),
+    "seq": (0, COUNT),
+    "epoch": (0, COUNT),
+    "frame": (0, COUNT),
+    "n": (1, Limits.steps_at_once),
+}
+"""Least and most of every number that a client sends, by the field's name."""
+TEXTS = ("text", "world", "token")  # fields of at most `Limits.text` characters
+
 POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
 
 
@@ -53,13 +69,6 @@ class Open:
     fps: float | None = None
     req: int = 0
 
-    def __post_init__(self) -> None:
-        _between("seed", self.seed, 0, 2**31 - 1)
-        if self.steps is not None:
-            _between("steps", self.steps, 1, 64)
-        if self.fps is not None:
-            _between("fps", self.fps, 0.5, Limits.max_fps)
-
 
 @dataclass(frozen=True)
 class Reopen:
@@ -79,7 +88,6 @@ class Action:
     text: str | None = None
 
     def __post_init__(self) -> None:
-        _between("seq", self.seq, 0, 2**32 - 1)
         if self.row is not None and self.text is not None:
             raise ServingError("an action has a row or a text, not both.")
 
@@ -114,9 +122,6 @@ class Step:
     session: int
     n: int = 1
 
-    def __post_init__(self) -> None:
-        _between("n", self.n, 1, Limits.steps_at_once)
-
 
 @dataclass(frozen=True)
 class Reset:
@@ -125,10 +130,6 @@ class Reset:
     session: int
     seed: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.seed is not None:
-            _between("seed", self.seed, 0, 2**31 - 1)
-
 
 @dataclass(frozen=True)
 class Rewind:
@@ -136,9 +137,6 @@ class Rewind:
 
     session: int
     frame: int
-
-    def __post_init__(self) -> None:
-        _between("frame", self.frame, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -167,12 +165,6 @@ class Set:
     turns: bool | None = None
     stop_at_end: bool | None = None
 
-    def __post_init__(self) -> None:
-        if self.fps is not None:
-            _between("fps", self.fps, 0.5, Limits.max_fps)
-        if self.steps is not None:
-            _between("steps", self.steps, 1, 64)
-
 
 @dataclass(frozen=True)
 class Close:
@@ -182,7 +174,7 @@ class Close:
 
 
 Message = Hello | Open | Reopen | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
-MESSAGES: dict[str, type] = {
+MESSAGES: dict[str, type] = {  # by their `type`
     kind.__name__.lower(): kind
     for kind in (Hello, Open, Reopen, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
 }
@@ -257,10 +249,14 @@ def parse(text: str, limits: Limits = DEFAULT) -> Message:
         message = from_json(MESSAGES[kind], data, kind)
     except (ConfigError, OverflowError) as error:
         raise ServingError(str(error)[:300]) from error
-    for name in ("text", "world", "token"):
+    for name in TEXTS:
         value = getattr(message, name, None)
         if isinstance(value, str) and len(value) > limits.text:
             raise ServingError(f"{kind}.{name} has {len(value)} characters; at most {limits.text} are allowed.")
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(message, name, None)
+        if value is not None and not low <= value <= high:
+            raise ServingError(f"{kind}.{name} is {value!r:.40}; expected {low} to {high}.")
     return message
 
 
@@ -368,6 +364,10 @@ class Error:
     fatal: bool = False
 
 
+ANSWERS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Welcome, Opened, Tick, Status, Closed, Error)}
+"""What a server says, by its `type`."""
+
+
 def dump(message: Any) -> str:
     """Write a server's message as JSON text, `type` first; numbers that JSON lacks become null."""
     body = {"type": type(message).__name__.lower(), **to_json(message)}
@@ -380,11 +380,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return [_finite(v) for v in value] if isinstance(value, list) else value
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r:.40}; expected {low} to {high}.")
 
 
 def _not_a_number(name: str) -> NoReturn:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .client import Client
 from .curve import BatchCurve
@@ -23,6 +23,7 @@ from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
 
 HEAVY = (Open, Reopen, Fork, Rewind, Reset, Sync, Step)
 C = TypeVar("C")
+T = TypeVar("T")
 
 
 def choose(due: Sequence[tuple[C, Player]], now: float, most: int) -> list[tuple[C, Player]]:
@@ -64,7 +65,8 @@ class EngineThread:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._light: deque[tuple[Client, Message | None]] = deque()
-        self._heavy: deque[tuple[Client, Message, Future[None]]] = deque()
+        self._heavy: deque[tuple[Callable[[Dispatcher], Any], Future[Any]]] = deque()
+        self._began: float | None = None
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="terrella-engine", daemon=True)
@@ -87,15 +89,29 @@ class EngineThread:
 
     def post(self, client: Client, message: Message) -> Future[None] | None:
         """Hand over a message. Heavy ones return a future that is done when they are; a client should await it."""
-        future: Future[None] | None = None
+        if isinstance(message, HEAVY):
+            return self.call(lambda dispatcher: None if client.gone else dispatcher.handle(client, message))
         with self._wake:
-            if isinstance(message, HEAVY):
-                future = Future()
-                self._heavy.append((client, message, future))
-            else:
-                self._light.append((client, message))
+            self._light.append((client, message))
             self._wake.notify()
+        return None
+
+    def call(self, work: Callable[[Dispatcher], T]) -> Future[T]:
+        """Have something done on the thread, between two frames; the future holds what it returned or raised."""
+        future: Future[T] = Future()
+        with self._wake:
+            if self._stopping:
+                future.cancel()
+            else:
+                self._heavy.append((work, future))
+                self._wake.notify()
         return future
+
+    @property
+    def busy(self) -> float:
+        """Seconds since the thread began what it is at, 0 while it waits."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     def leave(self, client: Client) -> None:
         """Close all sessions of a client that is gone."""
@@ -111,23 +127,30 @@ class EngineThread:
                     wait = self._until_due()
                     if wait is not None and wait <= 0:
                         break
+                    self._began = None
                     self._wake.wait(wait)
+                self._began = time.monotonic()
                 light, self._light = self._light, deque()
-                heavy = self._heavy.popleft() if self._heavy else None
+                heavy = self._heavy.popleft() if self._heavy and not self._stopping else None
                 stopping = self._stopping
             for client, message in light:
                 self._dispatcher.handle(client, message)
             if stopping:
                 break
             if heavy is not None:
-                client, message, future = heavy
-                if not client.gone and future.set_running_or_notify_cancel():
-                    self._dispatcher.handle(client, message)
-                    future.set_result(None)
+                self._carry_out(*heavy)
             self._make_frames()
         self._dispatcher.close()
-        for _, _, future in self._heavy:
+        for _, future in self._heavy:
             future.cancel()
+
+    def _carry_out(self, work: Callable[[Dispatcher], T], future: Future[T]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work(self._dispatcher))
+        except Exception as error:
+            future.set_exception(error)
 
     def _until_due(self) -> float | None:
         players = [player for _, player in self._dispatcher.players()]

@@ -56,14 +56,22 @@ class Snapshots:
     def __contains__(self, key: str) -> bool:
         return self._shot(key).exists()  # written last
 
-    def put(self, key: str, state: State, shown: Mapping[str, np.ndarray], numbers: Mapping[str, object]) -> None:
-        """Store a state of one session with the frame shown and its numbers (JSON values), unless it is there."""
+    def put(self, key: str, state: State, shown: Mapping[str, np.ndarray], numbers: Mapping[str, object]) -> int:
+        """Store a state of one session with the frame shown and its numbers (JSON values), unless it is there.
+
+        Returns the bytes that it takes. A snapshot that cannot be written leaves nothing behind.
+        """
         if key in self:
-            return
-        state.save(self._state(key))
-        with atomic(self._shot(key)) as partial:
-            arrays = {name: np.ascontiguousarray(value) for name, value in shown.items()}
-            save_file(arrays, partial, {"terrella": json.dumps(dict(numbers))})
+            return 0
+        try:
+            state.save(self._state(key))
+            with atomic(self._shot(key)) as partial:
+                arrays = {name: np.ascontiguousarray(value) for name, value in shown.items()}
+                save_file(arrays, partial, {"terrella": json.dumps(dict(numbers))})
+        except BaseException:
+            self._state(key).unlink(missing_ok=True)
+            raise
+        return self._state(key).stat().st_size + self._shot(key).stat().st_size
 
     def get(self, key: str, engine: Engine) -> tuple[State, dict[str, np.ndarray], dict[str, Any]]:
         """Return a state, the frame shown and its numbers; raises `ServingError` or `StateError` if it cannot."""
@@ -75,10 +83,14 @@ class Snapshots:
             raise ServingError(f"snapshot {key[:12]} cannot be read: {error}; begin a new session.") from error
         return engine.load_state(self._state(key)), shown, numbers
 
-    def drop(self, key: str) -> None:
-        """Delete a snapshot, if it is there."""
-        self._shot(key).unlink(missing_ok=True)
-        self._state(key).unlink(missing_ok=True)
+    def drop(self, key: str) -> int:
+        """Delete a snapshot, if it is there; return the bytes that it took."""
+        size = 0
+        for path in (self._shot(key), self._state(key)):
+            if path.exists():
+                size += path.stat().st_size
+                path.unlink()
+        return size
 
     def retain(self, keys: Container[str]) -> None:
         """Delete all snapshots but those of these keys."""

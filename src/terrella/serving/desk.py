@@ -1,0 +1,269 @@
+"""Sessions over HTTP: each request is said to the engine thread in the messages of the protocol, and answered at once.
+
+An address is one client, with sessions that never run on the clock. A session's id is the right to it; where sessions
+are kept it is the same token that a socket may `reopen`, and outlives the server. A snapshot is a session that nobody
+plays: it rests wherever paused sessions rest, and is only forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..actions import encode
+from ..errors import ActionError, ServingError
+from .client import Client, Made
+from .dispatch import Dispatcher
+from .limits import Limits, client_address
+from .player import check_row
+from .protocol import Action, Close, Fork, Header, Message, Open, Reopen, Reset, Rewind, Step
+from .scheduler import EngineThread
+
+SNAPSHOT = "snap-"  # before the id of what is not stepped
+STATUS = {"UnknownName": 404, "full": 503, "failed": 500, "internal": 500, "WorldError": 500, "StateError": 500}
+Part = tuple[Header, bytes]
+
+
+class Refusal(ServingError):
+    """A request that cannot be met, with the HTTP status that says so."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+@dataclass(eq=False)
+class Seat:
+    """One address as the engine thread sees it, what was said to it, and how many requests wait for an answer."""
+
+    client: Client
+    inbox: list[bytes | str]
+    asking: int = 0
+
+
+@dataclass(eq=False)
+class Held:
+    """A session, what `opened` said of it, and when it was last asked for."""
+
+    id: str
+    seat: Seat
+    number: int
+    opened: dict[str, Any]
+    used: float
+    seq: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def streams(self) -> list[str]:
+        """Names of the streams, in the order of their numbers."""
+        return [stream["name"] for stream in self.opened["about"]["streams"]]
+
+
+@dataclass
+class Frame:
+    """A tick and the parts that came before it."""
+
+    tick: dict[str, Any]
+    parts: list[Part]
+
+
+class Desk:
+    """The sessions of all who ask over HTTP; to be used on the event loop. Raises `Refusal`."""
+
+    def __init__(self, thread: EngineThread, limits: Limits, *, kept: bool) -> None:
+        self._thread, self._limits, self._kept = thread, limits, kept
+        self._seats: dict[str, Seat] = {}
+        self._held: dict[str, Held] = {}
+
+    async def open(self, host: str | None, message: Open) -> tuple[Held, Frame]:
+        """Begin a session for an address."""
+        return await self._begin(self._seat(host), message)
+
+    async def show(self, key: str, host: str | None) -> tuple[Held, Frame]:
+        """Show a session as it is."""
+        held = await self._find(key, host)
+
+        def again(dispatcher: Dispatcher) -> None:
+            player = held.seat.client.players.get(held.number)
+            if player is not None:
+                dispatcher.show(held.seat.client, player, Made())
+
+        async with held.lock:
+            return held, self._one(held, await self._ask(held.seat, again))
+
+    async def step(
+        self, key: str, host: str | None, actions: Sequence[Sequence[float] | str | None]
+    ) -> tuple[Held, list[Frame]]:
+        """Take actions, a frame each; none if one of them is no action of the world."""
+        held = await self._find(key, host, stepped=True)
+        async with held.lock:
+            rows = [self._row(held, action) for action in actions]
+            frames = []
+            for row in rows:  # one at a time, so that nobody's steps keep others waiting for more than one
+                held.seq += 1
+                said = (Action(held.number, held.seq, row=row), Step(held.number))
+                frames.append(self._one(held, await self._say(held.seat, *said)))
+            return held, frames
+
+    async def change(
+        self, key: str, host: str | None, message: type[Rewind] | type[Reset], value: int | None
+    ) -> tuple[Held, Frame]:
+        """Rewind to a frame, or reset to a seed."""
+        held = await self._find(key, host, stepped=True)
+        async with held.lock:
+            said = Reset(held.number, value) if value is None else message(held.number, value)
+            frame = self._one(held, await self._say(held.seat, said))
+            if isinstance(said, Reset) and value is not None:
+                held.opened["seed"] = value
+            return held, frame
+
+    async def fork(
+        self, key: str, host: str | None, frame: int | None, *, snapshot: bool = False
+    ) -> tuple[Held, Frame]:
+        """Fork a session or a snapshot; into a `snapshot` if wanted."""
+        held = await self._find(key, host)
+        async with held.lock:
+            return await self._begin(held.seat, Fork(held.number, frame), snapshot=snapshot)
+
+    async def close(self, key: str, host: str | None) -> None:
+        """End a session or drop a snapshot."""
+        held = await self._find(key, host)
+        async with held.lock:
+            await self._say(held.seat, Close(held.number))
+            self._forget(held)
+
+    async def sweep(self) -> None:
+        """Let go of sessions that nobody has asked for in a long time; those that are kept can be asked for again."""
+        oldest = time.monotonic() - self._limits.idle_seconds
+        for held in [held for held in self._held.values() if held.used < oldest and not held.lock.locked()]:
+            self._forget(held)
+
+            def let_go(dispatcher: Dispatcher, held: Held = held) -> None:
+                player = held.seat.client.players.get(held.number)
+                if player is not None:
+                    dispatcher.let_go(held.seat.client, player)
+
+            await self._ask(held.seat, let_go)
+        used = {id(held.seat) for held in self._held.values()}
+        for address, seat in list(self._seats.items()):
+            if id(seat) not in used and not seat.asking:
+                del self._seats[address]
+                self._thread.leave(seat.client)
+
+    # inside
+
+    def _seat(self, host: str | None) -> Seat:
+        address = client_address(host)
+        if address not in self._seats:
+            inbox: list[bytes | str] = []
+            most = min(255, self._limits.address_sessions if address else self._limits.sessions)
+            self._seats[address] = Seat(Client(inbox.extend, most), inbox)
+        return self._seats[address]
+
+    async def _find(self, key: str, host: str | None, *, stepped: bool = False) -> Held:
+        if stepped and key.startswith(SNAPSHOT):
+            raise Refusal(409, "snapshot", "a snapshot stays as it is; open a session from it.")
+        held = self._held.get(key)
+        if held is not None and held.number not in held.seat.client.players:  # taken over by a socket, or failed
+            self._forget(held)
+            held = None
+        if held is None and self._kept:
+            held, _ = await self._begin(self._seat(host), Reopen(key.removeprefix(SNAPSHOT)), key=key)
+        if held is None:
+            raise Refusal(404, "session", "there is no such session; it was closed, or nobody asked for it for long.")
+        held.used = time.monotonic()
+        return held
+
+    async def _begin(
+        self, seat: Seat, message: Open | Fork | Reopen, *, key: str = "", snapshot: bool = False
+    ) -> tuple[Held, Frame]:
+        try:
+            opened, frames = await self._say(seat, message)
+        except Refusal as refusal:
+            if isinstance(message, Reopen) and refusal.status == 409:
+                raise Refusal(404, "session", str(refusal)) from refusal
+            raise
+        if opened is None or not frames:
+            raise Refusal(500, "internal", "no session came of that.")
+        key = key or SNAPSHOT * snapshot + (opened["token"] or secrets.token_urlsafe(24))
+        held = Held(key, seat, opened["session"], opened, time.monotonic())
+        self._held[key] = held
+        return held, frames[-1]
+
+    def _row(self, held: Held, action: Sequence[float] | str | None) -> tuple[float, ...] | None:
+        """Turn an action into a row; raises `Refusal` for one that the world does not have."""
+        player = held.seat.client.players.get(held.number)
+        if player is None or action is None:
+            return None
+        spec = player.session.served.spec.action
+        try:
+            row = encode(spec, action) if isinstance(action, str) else check_row(spec, tuple(action))
+        except ActionError as error:
+            raise Refusal(409, "ActionError", str(error)) from error
+        return tuple(map(float, row))
+
+    def _one(self, held: Held, said: tuple[dict[str, Any] | None, list[Frame]]) -> Frame:
+        """The last frame that was shown; raises `Refusal` where the session is gone."""
+        if not said[1]:
+            self._forget(held)
+            raise Refusal(404, "session", "this session is gone; another connection goes on with it, or it was closed.")
+        return said[1][-1]
+
+    async def _say(self, seat: Seat, *messages: Message) -> tuple[dict[str, Any] | None, list[Frame]]:
+        def work(dispatcher: Dispatcher) -> None:
+            for message in messages:
+                dispatcher.handle(seat.client, message)
+
+        return await self._ask(seat, work)
+
+    async def _ask(self, seat: Seat, work: Any) -> tuple[dict[str, Any] | None, list[Frame]]:
+        """Do `work` on the engine thread; return `opened`, if that was said, and the frames that were shown."""
+
+        def whole(dispatcher: Dispatcher) -> tuple[list[bytes | str], str]:
+            work(dispatcher)
+            for player in seat.client.players.values():
+                player.in_flight.clear()  # nobody runs ahead of what was asked for
+            said, refused = list(seat.inbox), seat.client.refused
+            seat.inbox.clear()
+            seat.client.refused = ""
+            return said, refused
+
+        seat.asking += 1
+        try:
+            said, refused = await asyncio.wrap_future(self._thread.call(whole))
+        finally:
+            seat.asking -= 1
+        if refused:
+            raise Refusal(503, "full", refused)
+        return self._read(seat, said)
+
+    def _read(self, seat: Seat, said: Sequence[bytes | str]) -> tuple[dict[str, Any] | None, list[Frame]]:
+        opened, error = None, None
+        frames, parts = list[Frame](), list[Part]()
+        for message in said:
+            if isinstance(message, bytes):
+                parts.append(Header.unpack(message))
+                continue
+            body = json.loads(message)
+            if body["type"] == "tick":
+                frames.append(Frame(body, parts))
+                parts = []
+            elif body["type"] == "opened":
+                opened = body
+            elif body["type"] == "closed":
+                for held in [h for h in self._held.values() if h.seat is seat and h.number == body["session"]]:
+                    self._forget(held)
+            elif body["type"] == "error" and body["code"] != "truth":  # that is a notice: the world goes on
+                error = error or body
+        if error is not None:
+            raise Refusal(STATUS.get(error["code"], 409), error["code"], error["message"])
+        return opened, frames
+
+    def _forget(self, held: Held) -> None:
+        if self._held.get(held.id) is held:  # not one that was reopened meanwhile
+            del self._held[held.id]
