@@ -26,10 +26,12 @@ class Made:
 class Client:
     """One connection: `send` takes messages in order from the engine thread and never blocks.
 
-    `refused` says why a client without a session got none; its connection should end.
+    `refused` says why a client without a session got none; its connection should end. `root` names the fork tree of
+    the sessions that it opens, "" for a tree of their own (see `moves`).
     """
 
     send: Callable[[list[bytes | str]], None]
+    root: str = ""
     players: dict[int, Player] = field(default_factory=dict)
     last_number: int = 0
     gone: bool = False

@@ -7,7 +7,6 @@ system had not written yet). A session belongs to whoever holds its token, of wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,13 +15,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ..engine import State
 from ..errors import ServingError
 from .journal import Past, act, read_journal
+from .moves import PATIENCE, adopt, journal_name, locked, set_adrift
 from .snapshots import Snapshots
 
 log = logging.getLogger("terrella.serving")
@@ -43,9 +43,9 @@ class Record:
         """Note that the session begins at this frame, whose snapshot is kept beside."""
         self._keeper.write(self, {"start": [frame, key, seed]})
 
-    def act(self, row: np.ndarray, steps: int | None) -> None:
-        """Note one frame."""
-        self._keeper.write(self, act(row, steps))
+    def act(self, row: np.ndarray, steps: int | None, mark: str) -> None:
+        """Note one frame, and the hash of what it showed."""
+        self._keeper.write(self, act(row, steps, mark))
 
     def back(self, frame: int) -> None:
         """Note a rewind."""
@@ -62,21 +62,24 @@ class Record:
 class Keeper:
     """Journals and snapshots under one folder; `start` before the engine, `close` when the server ends.
 
-    Sessions untouched for `days` are deleted when a keeper begins. Raises `ServingError` while another server keeps its
-    sessions there.
+    Sessions untouched for `days` are deleted when a keeper begins. store: the folder that holds this one and those of
+    other servers, from which sessions are taken over (see `moves`). Raises `ServingError` while another server keeps
+    its sessions there.
     """
 
-    def __init__(self, folder: str | Path, *, days: float = 7.0):
-        self._folder = Path(folder) / "sessions"
+    def __init__(self, folder: str | Path, *, days: float = 7.0, store: Path | None = None):
+        self._home, self._store = Path(folder), store
+        self._lock = locked(self._home, patience=0.0 if store is None else PATIENCE)
+        self._folder = self._home / "sessions"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(Path(folder) / "lock")
-        self.snapshots = Snapshots(Path(folder) / "snapshots")
+        self.snapshots = Snapshots(self._home / "snapshots")
         self._wake = threading.Condition()
         self._lines: dict[Path, list[str]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._used: Counter[str] = Counter()  # how many journals name a snapshot
         self._asked = self._written = self._done = 0
         self._gone: set[Path] = set()
+        self._begun: set[Path] = set()  # journals that are there, unless they were closed or taken away
         self._stopping = False
         self._sweep(time.time() - days * 86400)
         self._thread = threading.Thread(target=self._run, name="terrella-keeper", daemon=True)
@@ -100,11 +103,17 @@ class Keeper:
         self._settle(lambda: self._written)
         if path in self._gone:
             raise ServingError("this session was closed; open a new one.")
+        foreign = self._store is not None and not path.exists()
+        if foreign and self._store is not None:
+            adopt(self._store, self._home, path.name)
         past = read_journal(path)
         if "world" not in past.about:
             raise ServingError("this session was lost as it began; open a new one.")
         self._mend(path)
-        return past, Record(self, path, set(past.kept.values()))
+        record = Record(self, path, set() if foreign else set(past.kept.values()))
+        self._begun.add(path)
+        self._name(record, past.kept.values())  # those of a journal that was here are counted already
+        return past, record
 
     def branch(self, record: Record, token: str, frame: int) -> Record:
         """Begin the journal of a fork: the past of `record` until `frame`, whose snapshots both share."""
@@ -115,22 +124,26 @@ class Keeper:
 
     def forget(self, record: Record) -> None:
         """Delete a session and the snapshots that no other one needs, soon."""
-
-        def delete() -> None:
-            record.path.unlink(missing_ok=True)
-            with self._wake:
-                self._gone.discard(record.path)
-                self._used.subtract(record.keys)
-                gone = [key for key in record.keys if self._used[key] <= 0]
-                for key in gone:
-                    del self._used[key]
-            for key in gone:
-                self.snapshots.drop(key)
-
         with self._wake:
             self._gone.add(record.path)
-            self._jobs.append(delete)
-            self._wake.notify()
+        self._part(record, lambda: record.path.unlink(missing_ok=True))
+
+    def release(self, record: Record, then: Callable[[], None]) -> None:
+        """Let another server of the store have a session, soon, once all of it is written; then call `then`.
+
+        Raises `ServingError` for a keeper without a store.
+        """
+        store, home = self._store, self._home
+        if store is None:
+            raise ServingError("this server shares its sessions with no other one.")
+
+        def let_go() -> None:
+            try:
+                set_adrift(store, home, record.path.name)
+            finally:
+                then()
+
+        self._part(record, let_go)
 
     def write(self, record: Record, line: Mapping[str, Any]) -> None:
         """Append a line, soon."""
@@ -166,6 +179,25 @@ class Keeper:
 
     # inside
 
+    def _part(self, record: Record, act: Callable[[], None]) -> None:
+        """Do something that takes a journal away, then delete the snapshots that no other one names."""
+
+        def part() -> None:
+            act()
+            with self._wake:
+                self._gone.discard(record.path)
+                self._begun.discard(record.path)
+                self._used.subtract(record.keys)
+                gone = [key for key in record.keys if self._used[key] <= 0]
+                for key in gone:
+                    del self._used[key]
+            for key in gone:
+                self.snapshots.drop(key)
+
+        with self._wake:
+            self._jobs.append(part)
+            self._wake.notify()
+
     def _settle(self, done: Callable[[], int]) -> None:
         """Wait until what was handed over is done; journals (`_written`) do not wait for snapshots."""
         with self._wake:
@@ -184,7 +216,7 @@ class Keeper:
                 job = self._jobs.popleft() if self._jobs else None
                 more, asked, stopping = bool(self._jobs), self._asked, self._stopping
             for path, texts in lines.items():
-                self._attempt(lambda path=path, texts=texts: _append(path, "".join(texts)))
+                self._attempt(lambda path=path, texts=texts: self._append(path, "".join(texts)))
             with self._wake:
                 self._written = asked
                 self._wake.notify_all()
@@ -211,7 +243,18 @@ class Keeper:
             self._used.update(new)
 
     def _path(self, token: str) -> Path:
-        return self._folder / f"{hashlib.sha256(token.encode()).hexdigest()}.jsonl"
+        return self._folder / journal_name(token)
+
+    def _append(self, path: Path, text: str) -> None:
+        """Append to a journal; one that was begun and is not there any more has been taken over, and is let be."""
+        try:
+            begun = os.open(path, os.O_WRONLY | os.O_APPEND | (0 if path in self._begun else os.O_CREAT), 0o666)
+        except FileNotFoundError:
+            log.warning("another server goes on with session %s", path.stem[:8])
+            return
+        with os.fdopen(begun, "a", encoding="utf-8") as file:
+            file.write(text)
+        self._begun.add(path)
 
     def _mend(self, path: Path) -> None:
         """Cut off a last line that a crash has left half written, before others are appended to it."""
@@ -230,24 +273,3 @@ class Keeper:
             except (OSError, ServingError) as error:
                 log.warning("%s is left out: %s", path.name, error)
         self.snapshots.retain(self._used)
-
-
-def _locked(path: Path) -> IO[str]:
-    """Open a file that one process alone may hold; a process that is killed lets it go."""
-    file = path.open("w")
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise ServingError(
-                f"another server keeps its sessions in {path.parent}; stop it, or choose another folder."
-            ) from error
-    return file
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
