@@ -16,6 +16,7 @@ FLAGS = {
     "play": "world host port token steps budget_ms precision batch exact keep truth open_browser",
     "plan": "world task planner budget execute episodes steps ceiling seed out",
     "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs",
+    "audit": "journal world",
     "info": "what",
     "demo": "env budget out port",
 }
@@ -45,6 +46,7 @@ def test_every_command_has_help(command, capsys):
         (["align", "nowhere", "nowhere", "--actions", "nowhere"], "nowhere"),
         (["play", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["audit", "nowhere", "pendulum"], "no journal"),
         (["evaluate"], "which world"),
         (["evaluate", "pendulum", "--jobs", "2"], "share the work"),
         (["evaluate", "pendulum", "--suite", "cor"], "core"),

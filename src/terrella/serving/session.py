@@ -369,7 +369,7 @@ def advance_together(sessions: Sequence[Session], rows: Sequence[np.ndarray]) ->
         shot = session._absorb(frame, row, session.steps)
         session._log.append((row, session._taken))  # what a budget has chosen, too: a rewind gives the same frames
         if session.record is not None:
-            session.record.act(row, session._taken)
+            session.record.act(row, session._taken, shot.mark())
         session.sound = True
         if shot.frame % session._limits.keyframe_every == 0:
             session._remember()
