@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +46,10 @@ def create_app(
     batch: int = 1,
     exact: bool = False,
     admit: bool | None = None,
-    keep: str | Path | None = None,
+    keep: str | Path | Keeper | None = None,
     token: str | None = None,
     local: bool = True,
+    origins: Sequence[str] = (),
     gallery: bool = False,
     limits: Limits | None = None,
 ) -> FastAPI:
@@ -59,9 +60,10 @@ def create_app(
     such as `precision` or `budget_ms`. `batch` sessions of a world are stepped together at most; their frames are those
     they would have alone within rounding, or, if `exact`, bit for bit, every batch being padded to `batch`. `admit`
     refuses sessions that would make frames late (None: where `batch` is above 1). `keep` is a folder in which sessions
-    outlive their connection and the server. `token` must be given by every client. `local` answers only to names of
-    this machine. `gallery` adds the worlds that ship with the package, loaded when asked for. Raises what `World.load`
-    raises for the first world, and `ServingError` when there is nothing to serve or `batch` is less than 1.
+    outlive their connection and the server, or the keeper of one. `token` must be given by every client. `local`
+    answers only to names of this machine. Pages of `origins` may connect as well as the server's own. `gallery` adds
+    the worlds that ship with the package, loaded when asked for. Raises what `World.load` raises for the first world,
+    and `ServingError` when there is nothing to serve or `batch` is less than 1.
     """
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -77,7 +79,7 @@ def create_app(
         raise ServingError(f"batch is {batch}; it is how many sessions are stepped together at most, 1 for each alone.")
     limits = limits or Limits()
     settings = engine_settings(engine, steps=steps, exact=batch if exact else None)
-    keeper = None if keep is None else Keeper(keep)
+    keeper = keep if keep is None or isinstance(keep, Keeper) else Keeper(keep)
     catalogue = Catalogue(
         _named(worlds, gallery=gallery),
         device=device,
@@ -118,15 +120,17 @@ def create_app(
         Route("/healthz", health),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
-    return FastAPI(
+    app = FastAPI(
         title="Terrella",
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, local=local)],
+        middleware=[Middleware(Guard, local=local, origins=tuple(origins))],
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
     )
+    app.state.thread, app.state.keeper = thread, keeper
+    return app
 
 
 def create_server(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -56,12 +57,15 @@ def same_token(given: str | None, expected: str) -> bool:
     return hmac.compare_digest((given or "").encode("utf-8", "replace"), expected.encode())
 
 
-def allowed(host: str | None, origin: str | None, *, local: bool) -> bool:
-    """Whether a request with these `Host` and `Origin` may be served; `local` servers know only this machine."""
+def allowed(host: str | None, origin: str | None, *, local: bool, origins: Collection[str] = ()) -> bool:
+    """Whether a request with these `Host` and `Origin` may be served; `local` servers know only this machine.
+
+    origins: others than the server's own whose pages may connect as well.
+    """
     host_name, host_port = _host(host)
     if local and not is_loopback(host_name):
         return False
-    if origin is None:  # not a browser's page
+    if origin is None or origin in origins:  # None: not a browser's page
         return True
     parts = urlsplit(origin)
     if parts.scheme not in ("http", "https"):
@@ -84,9 +88,10 @@ def _host(netloc: str | None) -> tuple[str | None, int | None]:
 class Guard:
     """ASGI middleware: refuse foreign hosts and origins, and send the headers that keep foreign scripts out."""
 
-    def __init__(self, app: ASGIApp, *, local: bool) -> None:
+    def __init__(self, app: ASGIApp, *, local: bool, origins: Collection[str] = ()) -> None:
         self.app = app
         self.local = local
+        self.origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an allowed request on; answer any other with 403 before it is accepted."""
@@ -94,7 +99,7 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         origin = headers.get(b"origin")
-        if not allowed(headers.get(b"host"), origin, local=self.local):
+        if not allowed(headers.get(b"host"), origin, local=self.local, origins=self.origins):
             if scope["type"] == "websocket":
                 await receive()
                 return await send({"type": "websocket.close", "code": 1008})

@@ -31,15 +31,16 @@ LATE, REPLAYED, TRUE = 1, 2, 4
 DEFAULT = Limits()
 PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 
-POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
+POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE, MOVED = 1008, 1009, 1011, 1013, 4001, 4002, 4004, 4005
 
 
 @dataclass(frozen=True)
 class Hello:
-    """First message: the protocol's version, and the token when the server asks for one."""
+    """First message. `resume`: the token of a session to be reopened, which the gateway of a cluster looks for."""
 
     protocol: int
     token: str | None = None
+    resume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def parse(text: str, limits: Limits = DEFAULT) -> Message:
         message = from_json(MESSAGES[kind], data, kind)
     except (ConfigError, OverflowError) as error:
         raise ServingError(str(error)[:300]) from error
-    for name in ("text", "world", "token"):
+    for name in ("text", "world", "token", "resume"):
         value = getattr(message, name, None)
         if isinstance(value, str) and len(value) > limits.text:
             raise ServingError(f"{kind}.{name} has {len(value)} characters; at most {limits.text} are allowed.")
@@ -272,6 +273,16 @@ class Welcome:
     limits: Limits
     worlds: tuple[str, ...]
     default: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Connect to this address instead, with the same `hello`; null: to where you connected at first.
+
+    A cluster's gateway answers `hello` so; a server does when the sessions of this connection are to be reopened there.
+    """
+
+    url: str | None = None
 
 
 @dataclass(frozen=True)

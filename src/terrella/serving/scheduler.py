@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .client import Client
 from .curve import BatchCurve
@@ -23,6 +23,7 @@ from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
 
 HEAVY = (Open, Reopen, Fork, Rewind, Reset, Sync, Step)
 C = TypeVar("C")
+T = TypeVar("T")
 
 
 def choose(due: Sequence[tuple[C, Player]], now: float, most: int) -> list[tuple[C, Player]]:
@@ -65,6 +66,7 @@ class EngineThread:
         self._dispatcher = dispatcher
         self._light: deque[tuple[Client, Message | None]] = deque()
         self._heavy: deque[tuple[Client, Message, Future[None]]] = deque()
+        self._calls: deque[tuple[Callable[[Dispatcher], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="terrella-engine", daemon=True)
@@ -97,6 +99,14 @@ class EngineThread:
             self._wake.notify()
         return future
 
+    def call(self, act: Callable[[Dispatcher], T]) -> Future[T]:
+        """Have something quick done between two frames, where the sessions may be looked at."""
+        future: Future[T] = Future()
+        with self._wake:
+            self._calls.append((act, future))
+            self._wake.notify()
+        return future
+
     def leave(self, client: Client) -> None:
         """Close all sessions of a client that is gone."""
         client.gone = True
@@ -107,16 +117,23 @@ class EngineThread:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._light or self._heavy):
+                while not (self._stopping or self._light or self._heavy or self._calls):
                     wait = self._until_due()
                     if wait is not None and wait <= 0:
                         break
                     self._wake.wait(wait)
                 light, self._light = self._light, deque()
+                calls, self._calls = self._calls, deque()
                 heavy = self._heavy.popleft() if self._heavy else None
                 stopping = self._stopping
             for client, message in light:
                 self._dispatcher.handle(client, message)
+            for act, future in calls:
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(act(self._dispatcher))
+                    except Exception as error:
+                        future.set_exception(error)
             if stopping:
                 break
             if heavy is not None:
