@@ -104,6 +104,7 @@ def test_crowded_replicas_send_away_only_where_there_is_room() -> None:
     assert crowded(roomy) == ["a"]
     assert crowded(roomy, {"c"}) == []
     assert crowded({**roomy, "d": Load()}, {"c"}) == ["a", "c"]
+    assert crowded({"a": Load(1.2, 2.0, 1), "b": Load()}) == []  # it would be as slow there
 
 
 def test_tokens_name_their_tree() -> None:
@@ -399,7 +400,7 @@ print(here.fingerprint == there.fingerprint, here.fingerprint)
 
 
 PROGRAM = """
-import os, sys
+import contextlib, os, sys, threading, time
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -407,13 +408,20 @@ from terrella.cluster import Fleet, Gateway, create_gateway
 from terrella.serving import create_server
 from terrella.serving.limits import Limits
 world, store = sys.argv[1:]
-fleet = Fleet({"car": world}, store, batch=4, exact=True, truth=False, limits=Limits(messages_per_second=2000))
+fleet = Fleet({"car": world}, store, batch=2, exact=True, truth=False, limits=Limits(messages_per_second=2000))
 with fleet:
     server = create_server(create_gateway(Gateway(fleet, store)), port=0)
     socket = server.config.bind_socket()
     states = fleet.states()
-    print(socket.getsockname()[1], *[f"{n}={s['pid']}" for n, s in states.items()], flush=True)
-    server.run([socket])
+
+    def announce():
+        while not server.started:
+            time.sleep(0.05)
+        print(socket.getsockname()[1], *[f"{n}={s['pid']}" for n, s in states.items()], flush=True)
+
+    threading.Thread(target=announce, daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run([socket])
 ray.shutdown()
 """
 
@@ -434,7 +442,7 @@ def test_kill_9_of_a_ray_replica_in_mid_stream(tmp_path: Path) -> None:
         where = dict(pair.split("=") for pair in pids)
         assert len(where) == 2
         client = Follower(f"ws://127.0.0.1:{port}/ws")
-        token = client.open("car", seed=1, truth=False, fps=20.0)["token"]
+        token = client.open("car", seed=1, truth=False, fps=10.0)["token"]
         client.send("set", stop_at_end=False)
         client.send("action", seq=1, row=RIGHT)
         client.send("resume")
@@ -443,8 +451,7 @@ def test_kill_9_of_a_ray_replica_in_mid_stream(tmp_path: Path) -> None:
         last, until, moved = -1, time.monotonic() + 120, False
         while time.monotonic() < until and not (back and last == max(ticks) and time.monotonic() > back + 3):
             body = client.read()
-            if body["type"] == "opened":
-                moved = True
+            moved |= body["type"] == "opened"
             if body["type"] != "tick":
                 continue
             now, frame, pixels = time.monotonic(), body["frame"], body["parts"][0][1]
@@ -454,12 +461,12 @@ def test_kill_9_of_a_ray_replica_in_mid_stream(tmp_path: Path) -> None:
             if frame in ticks and frame <= resumed:
                 assert ticks[frame][1] == pixels
             ticks[frame], last = (now, pixels), frame
-            if not killed and frame == 90:
+            if not killed and frame == 40:
                 home = locate(tmp_path / "store", token)
                 killed = time.monotonic()
                 os.kill(int(where[home]), signal.SIGKILL)  # type: ignore[index]
         print({"away_s": round(back - killed, 2), "lost_s": round(lost, 2), "frames": last})
-        assert moved
+        assert killed < back
         assert lost <= 1.0
         other = locate(tmp_path / "store", token)
         assert other not in (home, None)

@@ -8,6 +8,8 @@ as well. Ray's own ports run what they are sent: a cluster belongs into a networ
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -150,7 +152,8 @@ def serve_cluster(
     """Run a `Fleet` and the gateway to it until interrupted.
 
     host, port: of the gateway; other machines than this one need a `token`, and reach replicas at their own addresses.
-    origins: under which browsers know the gateway (`https://play.example.org`), where that is not its host and port.
+    on_ready: called with the page's address once it answers. origins: under which browsers know the gateway
+    (`https://play.example.org`), where that is not its host and port. fleet: more of what a `Fleet` takes.
     """
     check_binding(host, token)
     local = is_loopback(host)
@@ -160,8 +163,16 @@ def serve_cluster(
         app = create_gateway(Gateway(replicas, store), token=token, local=local, limits=limits)
         server = create_server(app, host=host, port=port, limits=limits)
         socket = server.config.bind_socket()
-        if on_ready is not None:
-            on_ready(f"{shown}{socket.getsockname()[1]}/")
+
+        def announce() -> None:
+            while not server.started:
+                if server.should_exit:
+                    return
+                time.sleep(0.05)
+            if on_ready is not None:
+                on_ready(f"{shown}{socket.getsockname()[1]}/")
+
+        threading.Thread(target=announce, name="terrella-announce", daemon=True).start()
         server.run([socket])
 
 

@@ -110,7 +110,7 @@ class Gateway:
                 del self._berths[placed.name]
             berth = self._berths[placed.name]
             self._berths[placed.name] = replace(berth, load=berth.load.plus())
-        if resume is not None and held is not None and placed.name != held:
+        if resume is not None and held is not None and placed.name != held and self._lives(held):
             self._replicas.give_up(held, resume)
         log.info("a session of %s goes to %s (%s)", root, placed.name, placed.why)
         return f"{berth.url}?root={root}"

@@ -17,7 +17,7 @@ from itertools import islice
 from ..serving.admission import RHO
 
 POINTS = 64  # of each replica on a ring; more of them divide the ring more evenly
-BEYOND = 16  # replicas asked where neither choice has room: enough while one in five has some
+BEYOND = 16  # replicas in the order of the ring that are asked where neither choice has room; then the least loaded
 OVER = 0.95  # share of its time beyond which a replica gives sessions away
 
 
@@ -86,7 +86,7 @@ class Placement:
     def place(
         self, root: str, loads: Mapping[str, Load], *, held: str | None = None, drained: Collection[str] = ()
     ) -> Placed | None:
-        """Choose a replica for a session of the fork tree `root`; None where nobody asked has room.
+        """Choose a replica for a session of the fork tree `root`; None where nobody has room.
 
         loads: of the replicas that answer. held: who has the session's state. drained: who takes no more sessions.
         """
@@ -99,14 +99,18 @@ class Placement:
         if there[best].room:
             return Placed(best, "choices")
         beyond = islice(self._rings[0].walk(root, there), BEYOND)
-        return next((Placed(name, "beyond") for name in beyond if there[name].room), None)
+        found = next((name for name in beyond if there[name].room), None)
+        if found is None:  # the tree has outgrown its neighbourhood
+            found = min(there, key=lambda name: _rank(there[name]))
+        return Placed(found, "beyond") if there[found].room else None
 
 
 def crowded(loads: Mapping[str, Load], drained: Collection[str] = ()) -> list[str]:
     """Replicas that should give sessions away, as long as another one could take them."""
     if not any(load.room for name, load in loads.items() if name not in drained):
         return []
-    return [name for name, load in loads.items() if load.used > OVER or (name in drained and load.sessions)]
+    over = [name for name, load in loads.items() if load.used > OVER and load.sessions > 1]  # one is as slow elsewhere
+    return [*over, *(name for name, load in loads.items() if name in drained and load.sessions and name not in over)]
 
 
 def _rank(load: Load) -> tuple[bool, float, int]:
