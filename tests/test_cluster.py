@@ -365,6 +365,11 @@ def test_a_session_moves_between_replicas_with_the_same_bits(tmp_path: Path) -> 
             with pytest.raises(ServerFull, match="none of 1 replicas"):
                 gateway.place()
             assert seen == truth[:14]
+            home = str(locate(tmp_path / "store", token))
+            (journal,) = (tmp_path / "store" / home / "sessions").iterdir()
+            found = audit(journal, tiny(CAR, "car"))
+            assert found.passed
+            assert (found.starts, found.frames >= 14) == (1, True)
     finally:
         for replica in here.replicas.values():
             replica.stop()

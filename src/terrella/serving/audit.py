@@ -19,7 +19,7 @@ from ..engine import engine_settings
 from ..errors import ServingError
 from ..world import World
 from .catalogue import Served
-from .journal import Past, retell
+from .journal import Past, read_journal, retell
 from .limits import Limits
 from .session import Session
 from .snapshots import Snapshots
@@ -62,13 +62,12 @@ def audit(journal: str | Path, world: World, engine: Mapping[str, Any] | None = 
         raise ServingError(f"there is no journal {path}; those of a server lie in sessions/ of the folder it keeps.")
     folder = path.parent.parent / "snapshots"
     store = Snapshots(folder) if folder.is_dir() else None
-    served: Served | None = None
+    about = read_journal(path).about  # a journal begins before it says how
+    settings = engine_settings({**about.get("engine", {}), **(engine or {})})
+    served = Served(str(about.get("world")), world, settings=settings, store=store)
     session: Session | None = None
     for kind, value in retell(path, past):
         if kind == "start":
-            if served is None:
-                settings = engine_settings({**past.about.get("engine", {}), **(engine or {})})
-                served = Served(str(past.about.get("world")), world, settings=settings, store=store)
             session = _began(served, past, found)
         elif session is None:
             continue
