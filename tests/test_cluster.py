@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_page import at_least, browser, frame, opened  # noqa: F401  (a fixture)
 from test_serving import CAR, LEFT, QUICK, REST, RIGHT, WALK, same, tiny
 
 from terrella.cli.main import main
@@ -372,6 +373,35 @@ def test_a_session_moves_between_replicas_with_the_same_bits(tmp_path: Path) -> 
             assert (found.starts, found.frames >= 14) == (1, True)
     finally:
         for replica in here.replicas.values():
+            replica.stop()
+
+
+@pytest.mark.browser
+def test_the_page_follows_its_session(tmp_path: Path, browser: Any) -> None:  # noqa: F811
+    tiny(CAR, "car").save(tmp_path / "car")
+    store = tmp_path / "store"
+    replicas = [Replica(f"r{i}", {"car": str(tmp_path / "car")}, str(store), truth=False) for i in (0, 1)]
+    gateway = Gateway(Here(replicas), store)
+    try:
+        with door(gateway) as url, opened(browser, url.replace("ws", "http", 1).removesuffix("ws")) as page:
+            page.wait_for_selector(".pane .hint.on")
+            page.uncheck("#stop", force=True)
+            page.click("#play")
+            at_least(page, 4)
+            page.click("#play")
+            at = frame(page)
+            (journal,) = store.glob("r*/sessions/*.jsonl")
+            gateway.drain(journal.parents[1].name)
+            there = store / next(r.name for r in replicas if r.name != journal.parents[1].name) / "sessions"
+            until = time.monotonic() + 20
+            while not list(there.glob("*.jsonl")) and time.monotonic() < until:
+                page.wait_for_timeout(100)
+            at_least(page, at)
+            assert frame(page) == at
+            page.click("#step")
+            at_least(page, at + 1)
+    finally:
+        for replica in replicas:
             replica.stop()
 
 
