@@ -21,5 +21,8 @@ def connect(address: str | None, what: str) -> tuple[Any, bool]:
     if ray.is_initialized():
         return ray, False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told who uses this
-    ray.init(address=address, log_to_driver=False, **({} if address else {"include_dashboard": False}))
+    if address is None:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    else:
+        ray.init(address=address, log_to_driver=False)
     return ray, True

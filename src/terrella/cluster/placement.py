@@ -91,7 +91,7 @@ class Placement:
         loads: of the replicas that answer. held: who has the session's state. drained: who takes no more sessions.
         """
         there = {name: load for name, load in loads.items() if name not in drained} if drained else loads
-        if held in there and there[held].room:
+        if held is not None and held in there and there[held].room:
             return Placed(held, "held")
         best = min(self.choices(root, there), key=lambda name: _rank(there[name]), default=None)
         if best is None:
