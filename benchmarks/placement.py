@@ -132,7 +132,7 @@ class Fleet:
 
 def simulate(policy: str, loads: list[Load], options: Any) -> dict[str, Any]:
     """Let people come, play, pause, fork and go, and tell what came of it."""
-    rng = np.random.default_rng(options.seed)
+    rng, comes = np.random.default_rng(options.seed), np.random.default_rng(options.seed + 2)
     fleet = Fleet(policy, options.replicas, loads, np.random.default_rng(options.seed + 1))
     capacity = sum(load.room for load in loads)
     stretch = FRAMES / options.fps
@@ -167,7 +167,7 @@ def simulate(policy: str, loads: list[Load], options: Any) -> dict[str, Any]:
             counts.refused["return"] += 1
             later(now + 2.0, "resume", person.number)
 
-    for at in rng.uniform(0.0, stretch, int(options.fill * capacity * options.replicas * (1 - OFFSPRING))):
+    for at in comes.uniform(0.0, stretch, int(options.fill * capacity * options.replicas * (1 - OFFSPRING))):
         later(at, "open")  # those who were there before
     later(0.0, "arrive")
     later(0.0, "look")
@@ -178,7 +178,7 @@ def simulate(policy: str, loads: list[Load], options: Any) -> dict[str, Any]:
         if now > end:
             break
         if kind == "arrive":  # a second's worth of people, many or few
-            for at in rng.uniform(now, now + 1.0, rng.poisson(rate * rng.gamma(2.0, 0.5))):
+            for at in comes.uniform(now, now + 1.0, comes.poisson(rate * comes.gamma(2.0, 0.5))):
                 later(at, "open")
             later(now + 1.0, "arrive")
             if now < warm <= now + 1.0:

@@ -2,7 +2,7 @@
 
     GET /          the page            GET /healthz   200 while a replica answers
     WS  /ws        `hello`, answered by `moved` and the end of the connection (close code 4005)
-    GET /replicas  who there is, and how loaded
+    GET /replicas  who there is, and how loaded (where no token is asked for)
 
 A new session is placed by a root drawn for it, one that comes back by the root in its token (see `placement`). Where a
 session is, the store says: it is in the folder its journal lies in. If that replica is dead, whoever is chosen takes
@@ -190,7 +190,7 @@ def create_gateway(
     routes = [
         WebSocketRoute("/ws", play),
         Route("/healthz", health),
-        Route("/replicas", replicas),
+        *([Route("/replicas", replicas)] if token is None else []),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
     return FastAPI(
