@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from common import arguments, write_json
+from scipy.special import zeta
 
 from terrella.cluster.placement import Load, Placed, Placement
 from terrella.serving.admission import RHO, cover
@@ -43,8 +44,7 @@ from terrella.world import World
 POLICIES = ("two choices", "one choice", "two at random", "least loaded")
 LOOK, SAMPLE = 1.0, 5.0  # seconds between two looks of the directory, and between two samples of the balance
 FRAMES, PAUSE, SPREAD, GONE = 150.0, 1.0, 1.0, 0.2  # habits, as in benchmarks/serving.py
-FORKS, TAIL, MOST = 0.03, 1.5, 300  # pauses in which forks begin; how many do is Pareto distributed
-OFFSPRING = FORKS / GONE * 2.6  # forks of a session in all, on average
+FORKS, MOST = 0.03, 300  # pauses in which forks begin, how many do at most
 
 
 @dataclass
@@ -137,7 +137,8 @@ def simulate(policy: str, loads: list[Load], options: Any) -> dict[str, Any]:
     capacity = sum(load.room for load in loads)
     stretch = FRAMES / options.fps
     stay = stretch / GONE  # seconds that somebody runs in all
-    rate = options.fill * capacity * options.replicas * (1 - OFFSPRING) / stay
+    children = FORKS / GONE * zeta(options.tail)  # forks of a session in all, on average
+    rate = options.fill * capacity * options.replicas * (1 - children) / stay
     warm, end = options.seconds, 3 * options.seconds
     trouble = warm + 2 / 3 * (end - warm)
     numbers, ticket = count(), count()
@@ -167,7 +168,7 @@ def simulate(policy: str, loads: list[Load], options: Any) -> dict[str, Any]:
             counts.refused["return"] += 1
             later(now + 2.0, "resume", person.number)
 
-    for at in comes.uniform(0.0, stretch, int(options.fill * capacity * options.replicas * (1 - OFFSPRING))):
+    for at in comes.uniform(0.0, stretch, int(rate * stay)):
         later(at, "open")  # those who were there before
     later(0.0, "arrive")
     later(0.0, "look")
@@ -219,7 +220,7 @@ def simulate(policy: str, loads: list[Load], options: Any) -> dict[str, Any]:
                 continue
             fleet.stop(person)
             if rng.random() < FORKS:
-                for _ in range(min(MOST, 1 + int(rng.pareto(TAIL)))):
+                for _ in range(min(MOST, 1 + int(rng.pareto(options.tail)))):
                     begin(now, person.root, person.where)
             if rng.random() < GONE:
                 del fleet.people[number]
@@ -272,6 +273,9 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=16, help="sessions stepped together at most (default 16)")
     parser.add_argument("--fps", type=float, default=15.0, help="frames a second (default 15)")
+    parser.add_argument(
+        "--tail", type=float, default=1.5, help="exponent of how many forks begin at once (default 1.5)"
+    )
     parser.add_argument("--replicas", type=int, default=1000, help="replicas (default 1000)")
     parser.add_argument("--fill", type=float, default=0.85, help="share of all room that people ask for (default 0.85)")
     parser.add_argument(
@@ -290,7 +294,9 @@ def main() -> None:
     used = [options.fps * cover(curve, n, options.batch) for n in range(many + 1)]
     loads = [Load(used[n], used[n + 1], n) for n in range(many)]
     if not loads[0].room:
-        raise SystemExit(f"a frame of one session takes {curve.p95(1):.3f} s; ask for less than {options.fps:g} a second.")
+        raise SystemExit(
+            f"a frame of one session takes {curve.p95(1):.3f} s; ask for less than {options.fps:g} a second."
+        )
     rows = []
     for policy in options.policies:
         began = time.process_time()
