@@ -115,8 +115,9 @@ class Replica:
 
     def stop(self) -> None:
         """Send everybody away and end."""
-        self.release()
-        self._keeper.flush()
+        if self._engine.alive:
+            self.release()
+            self._keeper.flush()
         self._server.should_exit = True
         self._thread.join()
 

@@ -100,10 +100,13 @@ class EngineThread:
         return future
 
     def call(self, act: Callable[[Dispatcher], T]) -> Future[T]:
-        """Have something quick done between two frames, where the sessions may be looked at."""
+        """Have something quick done between two frames, where sessions may be looked at; cancelled once it stops."""
         future: Future[T] = Future()
         with self._wake:
-            self._calls.append((act, future))
+            if self._stopping:
+                future.cancel()
+            else:
+                self._calls.append((act, future))
             self._wake.notify()
         return future
 
@@ -143,7 +146,7 @@ class EngineThread:
                     future.set_result(None)
             self._make_frames()
         self._dispatcher.close()
-        for _, _, future in self._heavy:
+        for *_, future in (*self._heavy, *self._calls):
             future.cancel()
 
     def _until_due(self) -> float | None:
