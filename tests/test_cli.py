@@ -18,6 +18,7 @@ FLAGS = {
     "truth log",
     "plan": "world task planner budget execute episodes steps ceiling seed out",
     "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs",
+    "audit": "journal world",
     "info": "what",
     "demo": "env budget out port",
 }
@@ -51,6 +52,7 @@ def test_every_command_has_help(command, capsys):
         (["serve", "pendulum", "--public", "world.example"], "https://world.example"),
         (["serve", "pendulum", "--token-file", "no/where"], "another file"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["audit", "nowhere", "pendulum"], "no journal"),
         (["evaluate"], "which world"),
         (["evaluate", "pendulum", "--jobs", "2"], "share the work"),
         (["evaluate", "pendulum", "--suite", "cor"], "core"),

@@ -150,6 +150,31 @@ def _cell(mean: float | None, interval: list[float | None]) -> str:
     return f"{mean:.2f}" + ("" if low is None or high is None else f" ({low:.2f}…{high:.2f})")
 
 
+def audit(journal: Positional[Path], world: Positional[str], /) -> None:
+    """Live the journal of a served session again, and compare every frame with what was shown.
+
+    That holds to the bit for sessions of `--exact` servers, and of those that step each session alone.
+
+    Args:
+        journal: A file of sessions/ in a server's folder of sessions (`--keep`).
+        world: Folder of the world it was played in, or the name of one that ships with the package.
+    """
+    from ..errors import ServingError
+    from ..serving.audit import audit as live_again
+    from ..world import World
+
+    found = live_again(journal, World.load(world))
+    if not found.passed:
+        first = min([*found.differing, *found.foreign], default=None)
+        raise ServingError(
+            f"{len(found.differing)} of {found.frames} frames differ, {len(found.foreign)} of {found.keys} keys do not "
+            f"follow from what was said, {found.unmarked} frames have no hash; "
+            + ("the first at frame " + str(first) if first is not None else "the journal cannot be audited whole")
+            + ". Was it another world, were its settings others, or were sessions stepped together without --exact?"
+        )
+    print(f"{found.frames} frames are those that were shown; {found.keys} keys follow from what was said.")
+
+
 def info(what: Positional[str | None] = None, /) -> None:
     """Describe a world or a dataset; without a name, list what there is.
 

@@ -1,4 +1,5 @@
-"""The command line: `terrella demo | record | label | train | align | learn | play | serve | plan | evaluate | info`.
+"""The command line: `terrella demo | record | label | train | align | learn | play | serve | plan | evaluate | audit |
+info`.
 
 Each command is one call of the library. Mistakes of the user are told in a sentence, without a traceback.
 """
@@ -9,7 +10,7 @@ import tyro
 
 from ..errors import TerrellaError
 from .demo import demo
-from .judge import evaluate, info
+from .judge import audit, evaluate, info
 from .make import learn, record, train
 from .say import Say, plain
 from .unlabelled import align, label
@@ -26,6 +27,7 @@ COMMANDS = {
     "serve": serve,
     "plan": plan,
     "evaluate": evaluate,
+    "audit": audit,
     "info": info,
 }
 

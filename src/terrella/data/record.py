@@ -20,7 +20,7 @@ from .dataset import Dataset
 from .policies import Policy, PolicyFunction
 from .rollout import EnvMaker, EpisodeRecorder, Goal, Plan
 from .vector import VectorRecorder, describe_vector
-from .workers import Crew
+from .workers import Crew, Start
 from .writer import Writer
 
 log = logging.getLogger("terrella.data")
@@ -42,6 +42,7 @@ def record(
     size: int | None = None,
     frame_skip: int | None = None,
     progress: bool | None = None,
+    start: Start | None = None,
     **kwargs: Any,
 ) -> Dataset:
     """Record episodes of an environment into a dataset folder, and return the dataset.
@@ -56,6 +57,7 @@ def record(
     max_episode_steps: cut episodes there (truncated). num_envs: processes, each with its own environment; the dataset
     does not depend on it. save_states: keep the simulator's state at each episode's start, where it can be saved;
     state_every: and after every so many transitions. progress: show a bar (default: only on a terminal).
+    start: begins those processes elsewhere than on this machine (see `workers.Start`).
 
     Images lie in chunks of 16 frames; for another number, make the dataset first with `Dataset.create`. A stopped or
     killed recording keeps all whole episodes; Ctrl-C returns the dataset with them.
@@ -74,7 +76,7 @@ def record(
     options = {k: v for k, v in {"pixels": pixels, "size": size, "frame_skip": frame_skip}.items() if v is not None}
     options |= kwargs
     ready = isinstance(env, (gym.Env, VectorEnv))
-    if ready and num_envs > 1:
+    if ready and (num_envs > 1 or start is not None):
         raise ArenaError("num_envs makes that many environments; pass an id or a function, not a made one.")
     maker: Any = "" if ready else env
     plan = Plan(maker, options, policy, seed, max_episode_steps, save_states, state_every)
@@ -83,8 +85,12 @@ def record(
         if options:
             raise ArenaError(f"a VectorEnv takes no {', '.join(options)}; wrap its environments before you pass it.")
         _record_vector(env, out, plan, goal, show)
-    elif num_envs > 1:
-        with Crew(plan, num_envs) as crew, Writer(out, crew.spec) as writer, _until_stopped(writer, goal, show) as bar:
+    elif num_envs > 1 or start is not None:
+        with (
+            Crew(plan, num_envs, start) as crew,
+            Writer(out, crew.spec) as writer,
+            _until_stopped(writer, goal, show) as bar,
+        ):
             crew.run(writer, goal, bar.episode)
     elif isinstance(env, gym.Env):
         _record_single(_wrapped(env, options), out, plan, goal, show)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 from gymnasium.vector.utils import CloudpickleWrapper
@@ -35,22 +35,38 @@ from .store import Layout, Packed
 from .writer import Writer
 
 
+class Process(Protocol):
+    """What can be ended, and waited for; its exit code is 0 where it went well."""
+
+    def terminate(self) -> None:
+        """End it."""
+        ...
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit code."""
+        ...
+
+
+Start = Callable[[], tuple[Any, Process]]
+"""Begins a process that runs `work`; returns a connection to it, and the process."""
+
+
 class Crew:
-    """Processes that record episodes on request; a context manager.
+    """Processes that record episodes on request; a context manager. `start` begins one, on this machine by default.
 
     An environment registered by a script is known to them, for the plan carries its registration.
     Raises `ArenaError` when a process dies or its environment fails.
     """
 
-    def __init__(self, plan: Plan, count: int) -> None:
+    def __init__(self, plan: Plan, count: int, start: Start | None = None) -> None:
         if os.name != "posix":
             raise ArenaError("several processes are supported on Linux and macOS only; record with num_envs=1.")
-        self._processes: dict[Any, subprocess.Popen[bytes]] = {}
+        self._processes: dict[Any, Process] = {}
 
         parcel = _pickled(plan)
         try:
             for _ in range(count):
-                connection, process = _start()
+                connection, process = (start or _start)()
                 self._processes[connection] = process
                 self._send(connection, sys.path)
                 self._send(connection, parcel)

@@ -25,17 +25,16 @@ def cover(curve: BatchCurve, count: int, most: int) -> float:
     return full * curve.p95(most) + (curve.p95(rest) if rest else 0.0)
 
 
+def share(demands: Sequence[Demand], most: int) -> float:
+    """The share of its time in which a machine makes 19 of 20 frames. A world that was never measured costs nothing."""
+    return sum(fps * cover(curve, count, most) for curve, fps, count in _alike(demands))
+
+
 def fits(demands: Sequence[Demand], most: int) -> bool:
-    """Whether so many sessions get 19 of 20 frames in time. A world that was never measured costs nothing."""
-    groups: dict[tuple[int, float], list[BatchCurve]] = {}
-    for curve, fps in demands:
-        groups.setdefault((id(curve), fps), []).append(curve)
-    used, longest, fastest = 0.0, 0.0, 0.0
-    for (_, fps), same in groups.items():
-        used += fps * cover(same[0], len(same), most)
-        longest = max(longest, same[0].p95(min(len(same), most)))
-        fastest = max(fastest, fps)
-    return used <= RHO and longest * fastest <= 1.0
+    """Whether so many sessions get 19 of 20 frames in time."""
+    longest = max((curve.p95(min(count, most)) for curve, _, count in _alike(demands)), default=0.0)
+    fastest = max((fps for _, fps in demands), default=0.0)
+    return share(demands, most) <= RHO and longest * fastest <= 1.0
 
 
 def refusal(demands: Sequence[Demand], curve: BatchCurve, fps: float, most: int) -> str | None:
@@ -53,3 +52,11 @@ def refusal(demands: Sequence[Demand], curve: BatchCurve, fps: float, most: int)
         f"{there} here, and {batch} together take {1e3 * curve.p95(batch):.0f} ms a frame; with another one at {fps:g} "
         f"frames a second more than 1 frame in 20 would come late. Please {hint}."
     )
+
+
+def _alike(demands: Sequence[Demand]) -> list[tuple[BatchCurve, float, int]]:
+    """Sessions that can be stepped together: what their batches cost, their speed, how many they are."""
+    groups: dict[tuple[int, float], list[BatchCurve]] = {}
+    for curve, fps in demands:
+        groups.setdefault((id(curve), fps), []).append(curve)
+    return [(same[0], fps, len(same)) for (_, fps), same in groups.items()]

@@ -11,7 +11,7 @@ from .protocol import BOUNDS, COUNT
 
 LONGEST_ROW = 1024
 LARGEST = 2.0**53  # beyond it float64 skips whole numbers
-ID = r"^[A-Za-z0-9_-]{16,64}$"
+ID = r"^[A-Za-z0-9._-]{16,64}$"
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Row = Annotated[list[Number], Field(max_length=LONGEST_ROW)]
 Words = Annotated[str, Field(max_length=Limits.text)]

@@ -50,10 +50,11 @@ def create_app(
     batch: int = 1,
     exact: bool = False,
     admit: bool | None = None,
-    keep: str | Path | None = None,
+    keep: str | Path | Keeper | None = None,
     token: str | None = None,
     local: bool = True,
     public: str | None = None,
+    origins: Sequence[str] = (),
     gallery: bool = False,
     limits: Limits | None = None,
 ) -> FastAPI:
@@ -64,10 +65,11 @@ def create_app(
     such as `precision` or `budget_ms`. `batch` sessions of a world are stepped together at most; their frames are those
     they would have alone within rounding, or, if `exact`, bit for bit, every batch being padded to `batch`. `admit`
     refuses sessions that would make frames late (None: where `batch` is above 1). `keep` is a folder in which sessions
-    outlive their connection and the server. `token` must be given by every client. `local` answers only to names of
-    this machine. `public` is another address under which a proxy offers this server, as `https://world.example`.
-    `gallery` adds the worlds that ship with the package, loaded when asked for. Raises what `World.load` raises for the
-    first world, and `ServingError` when there is nothing to serve or `batch` is less than 1.
+    outlive their connection and the server, or the keeper of one. `token` must be given by every client. `local`
+    answers only to names of this machine. `public` is another address under which a proxy offers this server, as
+    `https://world.example`. Pages of `origins` may connect as well as the server's own. `gallery` adds the worlds that
+    ship with the package, loaded when asked for. Raises what `World.load` raises for the first world, and
+    `ServingError` when there is nothing to serve or `batch` is less than 1.
     """
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -86,7 +88,7 @@ def create_app(
         raise ServingError(f"batch is {batch}; it is how many sessions are stepped together at most, 1 for each alone.")
     limits = limits or Limits()
     settings = engine_settings(engine, steps=steps, exact=batch if exact else None)
-    keeper = None if keep is None else Keeper(keep, most=limits.store_bytes)
+    keeper = keep if keep is None or isinstance(keep, Keeper) else Keeper(keep, most=limits.store_bytes)
     metrics = Metrics()
     catalogue = Catalogue(
         _named(worlds, gallery=gallery),
@@ -136,15 +138,17 @@ def create_app(
         Mount("/v1", Gate(api, token=token, limits=limits, answered=metrics.request)),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
-    return FastAPI(
+    app = FastAPI(
         title="Terrella",
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, local=local, public=public)],
+        middleware=[Middleware(Guard, local=local, public=public, origins=tuple(origins))],
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
     )
+    app.state.thread, app.state.keeper = thread, keeper
+    return app
 
 
 def create_server(

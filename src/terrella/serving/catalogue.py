@@ -50,6 +50,11 @@ class Served:
         return self.world.spec
 
     @property
+    def plain_settings(self) -> dict[str, Any]:
+        """Those settings of the engine that JSON can say."""
+        return {k: v for k, v in self.settings.items() if v is None or isinstance(v, (bool, int, float, str))}
+
+    @property
     def context(self) -> int:
         """Transitions that a start gives it."""
         return self.world.starts.actions.shape[1] if self.world.starts is not None else CONTEXT

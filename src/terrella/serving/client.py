@@ -27,11 +27,13 @@ class Client:
     """One connection: `send` takes messages in order from the engine thread and never blocks.
 
     most: sessions that it may have; 0 for as many as a connection. `refused` says why a client without a session got
-    none; its connection should end.
+    none; its connection should end. `root` names the fork tree of the sessions that it opens, "" for a tree of their
+    own (see `moves`).
     """
 
     send: Callable[[list[bytes | str]], None]
     most: int = 0
+    root: str = ""
     players: dict[int, Player] = field(default_factory=dict)
     last_number: int = 0
     gone: bool = False

@@ -58,7 +58,7 @@ class Connection:
         self._wake = asyncio.Event()
         self._overflow = False
         self._allowance = Allowance(limits.messages_per_second)
-        self._client = Client(self._from_thread)
+        self._client = Client(self._from_thread, root=socket.query_params.get("root", ""))
 
     async def run(self, *, full: str = "") -> int:
         """Accept, greet, and serve until the client leaves or breaks a rule, or at once say that it is `full`.
@@ -92,12 +92,7 @@ class Connection:
             message = await asyncio.wait_for(self._receive(), self._limits.hello_seconds)
         except TimeoutError:
             raise Refused(POLICY, "hello", "the first message is 'hello', at once.") from None
-        if not isinstance(message, Hello):
-            raise Refused(POLICY, "hello", "the first message is 'hello'.")
-        if message.protocol != PROTOCOL:
-            raise Refused(VERSION, "version", f"this server speaks protocol {PROTOCOL}; reload the page.")
-        if self._token is not None and not same_token(message.token, self._token):
-            raise Refused(UNAUTHORISED, "token", "this server asks for its token.")
+        check_hello(message, self._token)
         self._put([dump(Welcome(PROTOCOL, self._limits, self._worlds, self._worlds[0]))])
 
     async def _serve(self) -> None:
@@ -170,3 +165,14 @@ class Connection:
             return
         self._outbox.extend(messages)
         self._wake.set()
+
+
+def check_hello(message: Message, token: str | None) -> Hello:
+    """Return the first message of a client; raises `Refused` for one that may not go on."""
+    if not isinstance(message, Hello):
+        raise Refused(POLICY, "hello", "the first message is 'hello'.")
+    if message.protocol != PROTOCOL:
+        raise Refused(VERSION, "version", f"this server speaks protocol {PROTOCOL}; reload the page.")
+    if token is not None and not same_token(message.token, token):
+        raise Refused(UNAUTHORISED, "token", "this server asks for its token.")
+    return message

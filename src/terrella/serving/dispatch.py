@@ -6,7 +6,6 @@ All of it runs on the engine thread. A refusal is told to the client; a session 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from .curve import BatchCurve
 from .guard import same_token
 from .keeper import Keeper
 from .limits import Limits
+from .moves import new_token, root_of
 from .player import Player
 from .protocol import (
     Ack,
@@ -84,6 +84,14 @@ class Dispatcher:
     def players(self) -> list[tuple[Client, Player]]:
         """Every session with its client."""
         return [(client, player) for client in self._clients for player in client.players.values()]
+
+    def demands(self, leave_out: Player | None = None) -> list[Demand]:
+        """What the sessions that run, or ran a moment ago, ask of the engine."""
+        now, found = time.monotonic(), list[Demand]()
+        for _, player in self.players():
+            if player is not leave_out and (player.running or now - player.stopped < GRACE):
+                found.append((player.session.served.curve(player.session.steps), player.fps))
+        return found
 
     def close(self) -> None:
         """Close every session."""
@@ -243,7 +251,7 @@ class Dispatcher:
         served = self._catalogue.get(message.world)
         fps = min(message.fps or served.spec.fps, self._limits.max_fps)
         self._admit(served.curve(message.steps), fps)
-        token = secrets.token_urlsafe(24)
+        token = new_token(client.root)
         record = None if self._keeper is None else self._keeper.record(token)
         try:
             session = self._begin(served, message.truth, seed=message.seed, steps=message.steps, record=record)
@@ -304,7 +312,7 @@ class Dispatcher:
     def _fork(self, client: Client, player: Player, message: Fork) -> None:
         self._room(client)
         self._admit(player.session.served.curve(player.session.steps), player.fps)
-        token, session = secrets.token_urlsafe(24), player.session.fork(message.frame)
+        token, session = new_token(root_of(player.token)), player.session.fork(message.frame)
         if self._keeper is not None and player.session.record is not None:
             session.record = self._keeper.branch(player.session.record, token, session.shot.frame)
         child = Player(
@@ -325,7 +333,8 @@ class Dispatcher:
         client.players[player.number] = player
         player.stopped = time.monotonic()
         session = player.session
-        self._note(player, world=session.served.name, truth=session.truth is not None)
+        about = {"world": session.served.name, "engine": session.served.plain_settings}
+        self._note(player, **about, truth=session.truth is not None)
         opened = Opened(
             session=player.number,
             world=session.served.name,
@@ -383,11 +392,7 @@ class Dispatcher:
         """Raise `ServerFull` where a session that begins to run, or this `player`, would make frames late."""
         if not self._admits:
             return
-        now, demands = time.monotonic(), list[Demand]()
-        for _, other in self.players():
-            if other is not player and (other.running or now - other.stopped < GRACE):
-                demands.append((other.session.served.curve(other.session.steps), other.fps))
-        said = refusal(demands, curve, fps, self.batch)
+        said = refusal(self.demands(player), curve, fps, self.batch)
         if said is not None:
             raise ServerFull(said)
 

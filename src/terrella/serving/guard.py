@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -95,10 +96,13 @@ def same_token(given: str | None, expected: str) -> bool:
     return hmac.compare_digest((given or "").encode("utf-8", "replace"), expected.encode())
 
 
-def allowed(host: str | None, origin: str | None, *, local: bool, public: str | None = None) -> bool:
+def allowed(
+    host: str | None, origin: str | None, *, local: bool, public: str | None = None, origins: Collection[str] = ()
+) -> bool:
     """Whether a request with these `Host` and `Origin` may be served.
 
     `local` servers know only names of this machine. public: another address under which people reach the server.
+    origins: others than the server's own whose pages may connect as well.
     """
     host_name, host_port = _host(host)
     if public is not None:
@@ -107,7 +111,7 @@ def allowed(host: str | None, origin: str | None, *, local: bool, public: str | 
             return origin is None or _origin(origin) == (scheme, name, port)
     if local and not is_loopback(host_name):
         return False
-    if origin is None:  # not a browser's page
+    if origin is None or origin in origins:  # None: not a browser's page
         return True
     scheme, name, port = _origin(origin)
     if scheme is None or name is None:
@@ -137,9 +141,9 @@ def _host(netloc: str | None) -> tuple[str | None, int | None]:
 class Guard:
     """ASGI middleware: refuse foreign hosts and origins, and send the headers that keep foreign scripts out."""
 
-    def __init__(self, app: ASGIApp, *, local: bool, public: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, local: bool, public: str | None = None, origins: Collection[str] = ()) -> None:
         self.app = app
-        self.local, self.public = local, public
+        self.local, self.public, self.origins = local, public, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an allowed request on; answer any other with 403 before it is accepted."""
@@ -147,7 +151,7 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         origin = headers.get(b"origin")
-        if not allowed(headers.get(b"host"), origin, local=self.local, public=self.public):
+        if not allowed(headers.get(b"host"), origin, local=self.local, public=self.public, origins=self.origins):
             if scope["type"] == "websocket":
                 await receive()
                 return await send({"type": "websocket.close", "code": 1008})

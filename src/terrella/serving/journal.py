@@ -2,7 +2,7 @@
 
     {"open": {...}}                 the world and how the session runs; later ones amend it
     {"start": [frame, key, seed]}   it begins here, from the snapshot of that key; at frame 0 nothing before counts
-    {"act": [row, steps]}           one frame
+    {"act": [row, steps, mark]}     one frame, and the hash of what it showed (see `moment.Shot.mark`)
     {"back": frame}                 what came after this frame is forgotten
     {"keep": [frame, key]}          there is a snapshot of this frame
 
@@ -12,7 +12,7 @@ A last line that was cut off by a crash is left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from ..errors import ServingError
 class Past:
     """A session's past as its journal tells it.
 
-    rows: the actions of all frames, with their denoising steps. kept: frame -> key of its snapshot. starts: frames that
-    no action led to, 0 and those at which true frames were put in place.
+    rows: the actions of all frames, with their denoising steps. marks: the hashes of what came of them, None where the
+    journal has none. kept: frame -> key of its snapshot. starts: frames that no action led to, 0 and those at which
+    true frames were put in place.
     """
 
     about: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     rows: list[tuple[np.ndarray, int | None]] = field(default_factory=list)
+    marks: list[str | None] = field(default_factory=list)
     kept: dict[int, str] = field(default_factory=dict)
     starts: set[int] = field(default_factory=set)
 
@@ -54,8 +56,9 @@ class Past:
             self.kept[frame] = key
             self.starts.add(frame)
         elif kind == "act":
-            row, steps = value
+            row, steps, *mark = value
             self.rows.append((np.asarray(row, np.float64), steps))
+            self.marks.append(mark[0] if mark else None)
         elif kind == "back":
             self.back(value)
         elif kind == "keep":
@@ -71,14 +74,14 @@ class Past:
                 found.append({"start": [frame, self.kept[frame], self.seed]})
             elif frame in self.kept:
                 found.append({"keep": [frame, self.kept[frame]]})
-            found += [act(*self.rows[frame])] if frame < len(self.rows) else []
+            found += [act(*self.rows[frame], self.marks[frame])] if frame < len(self.rows) else []
         return found
 
     def back(self, frame: int) -> None:
         """Forget what came after `frame`; raises `ValueError` where it is not in the past."""
         if not 0 <= frame <= len(self.rows):
             raise ValueError(f"frame {frame} of {len(self.rows)}")
-        del self.rows[frame:]
+        del self.rows[frame:], self.marks[frame:]
         self.kept = {at: key for at, key in self.kept.items() if at <= frame}
         self.starts = {at for at in self.starts if at <= frame}
 
@@ -98,21 +101,29 @@ class Past:
         raise ServingError("no snapshot of this session is left; open a new one.")
 
 
-def act(row: np.ndarray, steps: int | None) -> dict[str, Any]:
+def act(row: np.ndarray, steps: int | None, mark: str | None = None) -> dict[str, Any]:
     """The line of one frame."""
-    return {"act": [[float(number) for number in row], steps]}
+    return {"act": [[float(number) for number in row], steps, *([mark] if mark else [])]}
 
 
 def read_journal(path: Path) -> Past:
     """Read a journal; raises `ServingError` for one that is absent or damaged elsewhere than at its end."""
+    past = Past()
+    for _ in retell(path, past):
+        pass
+    return past
+
+
+def retell(path: Path, past: Past) -> Iterator[tuple[str, Any]]:
+    """Yield kind and value of every line of a journal, each once `past` has taken it; raises as `read_journal`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ServingError("this session is not kept here; open a new one.") from error
-    past = Past()
     for number, line in enumerate(text.split("\n")[:-1], 1):  # what follows the last line's end was cut off
         try:
-            past.take(json.loads(line))
+            said = json.loads(line)
+            past.take(said)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ServingError(f"line {number} of this session's journal is damaged; open a new one.") from error
-    return past
+        yield from said.items()

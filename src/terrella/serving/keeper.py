@@ -10,7 +10,6 @@ can be written, whole; a journal for which too much waits ends there, for good, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -19,14 +18,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
 from ..engine import State
 from ..errors import ServingError
-from .journal import Past, act, read_journal
+from .journal import Past, read_journal
+from .moves import PATIENCE as TAKEOVER
+from .moves import adopt, journal_name, locked, set_adrift
+from .record import Record
 from .snapshots import Snapshots
 
 log = logging.getLogger("terrella.serving")
@@ -37,52 +39,24 @@ LINES = 2**18  # characters of a journal that wait at most
 STATES = 2**28  # bytes of snapshots that wait at most
 
 
-class Record:
-    """The journal of one session, open for writing. Made by `Keeper.record`; its methods never wait for the disk."""
-
-    def __init__(self, keeper: Keeper, path: Path, keys: set[str]):
-        self._keeper, self.path, self.keys = keeper, path, keys
-
-    def amend(self, **about: Any) -> None:
-        """Note how the session runs: JSON values by name."""
-        self._keeper.write(self, {"open": about})
-
-    def start(self, frame: int, key: str, seed: int) -> None:
-        """Note that the session begins at this frame, whose snapshot is kept beside."""
-        self._keeper.write(self, {"start": [frame, key, seed]})
-
-    def act(self, row: np.ndarray, steps: int | None) -> None:
-        """Note one frame."""
-        self._keeper.write(self, act(row, steps))
-
-    def back(self, frame: int) -> None:
-        """Note a rewind."""
-        self._keeper.write(self, {"back": frame})
-
-    def keep(
-        self, frame: int, key: str, state: State, shown: Mapping[str, np.ndarray], numbers: Mapping[str, object]
-    ) -> None:
-        """Keep a snapshot of a frame. `state` belongs to the keeper from now on."""
-        self._keeper.put(self, key, state, shown, numbers)
-        self._keeper.write(self, {"keep": [frame, key]})
-
-
 class Keeper:
     """Journals and snapshots under one folder; `start` before the engine, `close` when the server ends.
 
     Sessions that lie for `days` are deleted when a keeper begins, and the oldest that nobody plays when all together
-    take more than `most` bytes. `stored` are the bytes that they take, `failures` the writings that failed. Raises
+    take more than `most` bytes. `stored` are the bytes that they take, `failures` the writings that failed. store: the
+    folder that holds this one and those of other servers, from which sessions are taken over (see `moves`). Raises
     `ServingError` while another server keeps its sessions there.
     """
 
-    def __init__(self, folder: str | Path, *, days: float = 7.0, most: int = 2**40):
-        self._folder = Path(folder) / "sessions"
+    def __init__(self, folder: str | Path, *, days: float = 7.0, most: int = 2**40, store: Path | None = None):
+        self._home, self._store = Path(folder), store
+        self._folder = self._home / "sessions"
         try:
+            self._lock = locked(self._home, patience=0.0 if store is None else TAKEOVER)
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(Path(folder) / "lock")
         except OSError as error:
             raise ServingError(f"sessions cannot be kept in {folder}: {error.strerror}; choose another.") from error
-        self.snapshots = Snapshots(Path(folder) / "snapshots")
+        self.snapshots = Snapshots(self._home / "snapshots")
         self._wake = threading.Condition()
         self._lines: dict[Path, list[str]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
@@ -91,12 +65,13 @@ class Keeper:
         self._asked = self._written = self._done = self._waiting = 0
         self._gone: set[Path] = set()
         self._cut: set[Path] = set()
+        self._begun: set[Path] = set()  # journals that are there, unless they were closed or taken away
         self._failed = float("-inf")
         self._began: float | None = None
         self._stopping = False
         self._most, self.failures = most, 0
         self._sweep(days * 86400)
-        self.stored = sum(path.stat().st_size for path in Path(folder).glob("*/*"))
+        self.stored = self._measured()
         self._thread = threading.Thread(target=self._run, name="terrella-keeper", daemon=True)
 
     def start(self) -> None:
@@ -122,6 +97,7 @@ class Keeper:
         """Return the past of a session and its journal, to go on with; raises `ServingError` for a token unknown."""
         path = self._path(token)
         record = self._opened(path, set())  # from here on it is not deleted to make room
+        foreign = self._adopted(path)
         past = self._past(path)
         if path in self._gone:
             raise ServingError("this session was closed; open a new one.")
@@ -129,8 +105,12 @@ class Keeper:
             raise ServingError("this session was lost as it began; open a new one.")
         if path.exists():
             self._mend(path)
+            self._begun.add(path)
         self._cut.discard(path)  # whoever goes on from here says so: there will be no gap
-        record.keys = set(past.kept.values())
+        if foreign:
+            self._name(record, past.kept.values())
+        else:  # they are counted already
+            record.keys = set(past.kept.values())
         return past, record
 
     def branch(self, record: Record, token: str, frame: int) -> Record | None:
@@ -148,11 +128,31 @@ class Keeper:
 
     def forget(self, record: Record) -> None:
         """Delete a session and the snapshots that no other one needs, soon."""
-
-        path, keys = record.path, record.keys
         with self._wake:
-            self._gone.add(path)
-            self._jobs.append(lambda: self._delete(path, keys))
+            self._gone.add(record.path)
+            self._jobs.append(lambda: self._delete(record.path, record.keys))
+            self._wake.notify()
+
+    def release(self, record: Record, then: Callable[[], None]) -> None:
+        """Let another server of the store have a session, soon, once all of it is written; then call `then`.
+
+        Raises `ServingError` for a keeper without a store.
+        """
+        store, home, path = self._store, self._home, record.path
+        if store is None:
+            raise ServingError("this server shares its sessions with no other one.")
+
+        def let_go() -> None:
+            try:
+                size = path.stat().st_size
+                set_adrift(store, home, path.name)
+                self.stored -= size
+                self._unname(path, record.keys)
+            finally:
+                then()
+
+        with self._wake:
+            self._jobs.append(let_go)
             self._wake.notify()
 
     def write(self, record: Record, line: Mapping[str, Any]) -> None:
@@ -234,6 +234,22 @@ class Keeper:
             past.take(json.loads(text))
         return past
 
+    def _adopted(self, path: Path) -> bool:
+        """Take a session over that is not here from another server's folder; whether it came from there."""
+        if self._store is None:
+            return False
+        self._settle(lambda: self._written)
+        with self._wake:
+            ours = path in self._lines or path in self._gone
+        if ours or path.exists():
+            return False
+        adopt(self._store, self._home, path.name)
+        self.stored = self._measured()
+        return True
+
+    def _measured(self) -> int:
+        return sum(path.stat().st_size for path in self._home.glob("*/*"))
+
     def _opened(self, path: Path, keys: set[str]) -> Record:
         record = Record(self, path, keys)
         with self._wake:
@@ -279,10 +295,17 @@ class Keeper:
         return True
 
     def _append(self, path: Path, text: str) -> None:
-        """Append lines, all or none of them."""
+        """Append lines, all or none of them; a journal that another server has taken over is let be."""
         self._make_room(len(text))
         data, written = text.encode(), 0
-        with path.open("ab", buffering=0) as file:
+        create = 0 if self._store is not None and path in self._begun else os.O_CREAT
+        try:
+            opened = os.open(path, os.O_WRONLY | os.O_APPEND | create, 0o666)
+        except FileNotFoundError:
+            if self._store is None or not self._folder.exists():
+                raise
+            return log.warning("another server goes on with session %s", path.stem[:8])
+        with os.fdopen(opened, "ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
                 while written < len(data):
@@ -290,6 +313,7 @@ class Keeper:
             except OSError:
                 file.truncate(size)
                 raise
+        self._begun.add(path)
         self.stored += len(data)
 
     def _hold_back(self, path: Path, texts: list[str]) -> None:
@@ -322,8 +346,13 @@ class Keeper:
         if path.exists():
             self.stored -= path.stat().st_size
             path.unlink()
+        self._unname(path, keys)
+
+    def _unname(self, path: Path, keys: set[str]) -> None:
+        """Forget a journal that is not here any more, and delete the snapshots that no other one names."""
         with self._wake:
             self._gone.discard(path)
+            self._begun.discard(path)
             self._cut.discard(path)
             self._lines.pop(path, None)
             self._used.subtract(keys)
@@ -340,7 +369,7 @@ class Keeper:
             self._used.update(new)
 
     def _path(self, token: str) -> Path:
-        return self._folder / f"{hashlib.sha256(token.encode('utf-8', 'replace')).hexdigest()}.jsonl"
+        return self._folder / journal_name(token)
 
     def _mend(self, path: Path) -> None:
         """Cut off a last line that a crash has left half written, before others are appended to it."""
@@ -362,19 +391,3 @@ class Keeper:
             except (OSError, ServingError) as error:
                 log.warning("%s is left out: %s", path.name, error)
         self.snapshots.retain(self._used)
-
-
-def _locked(path: Path) -> IO[str]:
-    """Open a file that one process alone may hold; a process that is killed lets it go."""
-    file = path.open("w")
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise ServingError(
-                f"another server keeps its sessions in {path.parent}; stop it, or choose another folder."
-            ) from error
-    return file

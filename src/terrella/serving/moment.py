@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,13 @@ class Shot:
     truth: TrueFrame | None = None
     gap: float | None = None
     said: str = ""
+
+    def mark(self) -> str:
+        """The hash of what the world shows, raw and before any codec: 64 bits of BLAKE2b over the streams by name."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(self.observation):
+            digest.update(np.ascontiguousarray(self.observation[name]).data)
+        return digest.hexdigest()
 
     def numbers(self) -> dict[str, float]:
         """What of it is numbers of the world's own, by name."""

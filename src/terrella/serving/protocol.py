@@ -45,17 +45,18 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "n": (1, Limits.steps_at_once),
 }
 """Least and most of every number that a client sends, by the field's name."""
-TEXTS = ("text", "world", "token")  # fields of at most `Limits.text` characters
+TEXTS = ("text", "world", "token", "resume")  # fields of at most `Limits.text` characters
 
-POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE = 1008, 1009, 1011, 1013, 4001, 4002, 4004
+POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE, MOVED = 1008, 1009, 1011, 1013, 4001, 4002, 4004, 4005
 
 
 @dataclass(frozen=True)
 class Hello:
-    """First message: the protocol's version, and the token when the server asks for one."""
+    """First message. `resume`: the token of a session to be reopened, which the gateway of a cluster looks for."""
 
     protocol: int
     token: str | None = None
+    resume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,16 @@ class Welcome:
     limits: Limits
     worlds: tuple[str, ...]
     default: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Connect to this address instead, with the same `hello`; null: to where you connected at first.
+
+    A cluster's gateway answers `hello` so; a server does when the sessions of this connection are to be reopened there.
+    """
+
+    url: str | None = None
 
 
 @dataclass(frozen=True)

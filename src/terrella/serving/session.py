@@ -29,9 +29,9 @@ from ..engine import Frame, State
 from ..errors import ConfigError, ServingError
 from .catalogue import Served
 from .journal import Past
-from .keeper import Record
 from .limits import Limits
 from .moment import Keyframe, Shot, gap
+from .record import Record
 from .slots import Slot
 from .snapshots import first_key, next_key, parted_key
 from .truth import Mark, Truth
@@ -378,7 +378,7 @@ def advance_together(sessions: Sequence[Session], rows: Sequence[np.ndarray]) ->
         shot = session._absorb(frame, row, session.steps)
         session._log.append((row, session._taken))  # what a budget has chosen, too: a rewind gives the same frames
         if session.record is not None:
-            session.record.act(row, session._taken)
+            session.record.act(row, session._taken, shot.mark())
         session.sound = True
         if shot.frame % session._limits.keyframe_every == 0:
             session._remember()

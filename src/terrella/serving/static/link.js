@@ -1,6 +1,6 @@
 // The socket: JSON out, frames in. Parts of a frame are gathered until the tick that closes it.
 
-export const RAW = 0, JPEG = 1, VECTOR = 5, TRUE = 4, PICTURE = 255, MAP = 254;
+export const RAW = 0, JPEG = 1, VECTOR = 5, TRUE = 4, PICTURE = 255, MAP = 254, MOVED = 4005;
 const HEADER = 32, MAGIC = 0x31464d57; // "WMF1", little endian
 
 /** Read one binary message into {kind, session, truth, stream, width, height, data}; null when it is not a frame. */
@@ -18,20 +18,28 @@ export function readPart(buffer) {
   };
 }
 
-/** A connection that calls `on[type](message)` for each message and `on.lost(code, reason)` once, at its end. */
+/**
+ * A connection that calls `on[type](message)` for each message and `on.lost(code, reason)` once, at its end. It goes where
+ * a cluster's gateway sends it; `resume` is the token of a session that is to be found there.
+ */
 export class Link {
-  constructor(on, token) {
+  constructor(on, token, resume) {
     this.on = on;
     this.parts = new Map();
     this.refusal = null;
+    this.hello = { protocol: 1, ...(token ? { token } : {}), ...(resume ? { resume } : {}) };
     const url = new URL("ws", location.href);
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     url.search = url.hash = "";
+    this.connect(url);
+  }
+
+  connect(url) {
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";
-    this.socket.onopen = () => this.send("hello", token ? { protocol: 1, token } : { protocol: 1 });
+    this.socket.onopen = () => this.send("hello", this.hello);
     this.socket.onmessage = (event) => this.receive(event.data);
-    this.socket.onclose = (event) => on.lost(event.code, this.refusal);
+    this.socket.onclose = (event) => this.on.lost(event.code, this.refusal);
   }
 
   send(type, body = {}) {
@@ -47,6 +55,12 @@ export class Link {
       return;
     }
     const message = JSON.parse(data);
+    if (message.type === "moved") {
+      this.close();
+      if (message.url) this.connect(message.url);
+      else this.on.lost(MOVED, null);
+      return;
+    }
     if (message.type === "tick") {
       message.parts = this.parts.get(message.session) ?? [];
       this.parts.delete(message.session);
@@ -56,7 +70,7 @@ export class Link {
   }
 
   close() {
-    this.socket.onclose = null;
+    this.socket.onclose = this.socket.onmessage = null;
     this.socket.close();
   }
 }

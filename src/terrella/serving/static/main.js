@@ -2,7 +2,7 @@
 
 import { showCard, element } from "./card.js";
 import { Controls, keyLabel } from "./controls.js";
-import { Link } from "./link.js";
+import { Link, MOVED } from "./link.js";
 import { Pane } from "./pane.js";
 
 const $ = (id) => document.getElementById(id);
@@ -36,7 +36,7 @@ function connect() {
       toast(message.message);
     },
     lost: onLost,
-  }, sessionStorage.getItem(TOKEN));
+  }, sessionStorage.getItem(TOKEN), state.lost[0]);
 }
 
 function onLost(code, refusal) {
@@ -45,6 +45,7 @@ function onLost(code, refusal) {
   state.lost = tokens.length ? tokens : state.lost;
   state.reopening.clear();
   clearPanes();
+  if (code === MOVED) return connect();
   if (code === 4001) {
     sessionStorage.removeItem(TOKEN);
     $("ask-token").showModal();
