@@ -45,6 +45,7 @@ SUITES: dict[str, tuple[Line, ...]] = {
     "language": LANGUAGE,
 }
 _BLIND = 2  # plans over which an entrant takes the mean that knows all but the actions
+_DRAWN = {"random frames": {"drawn": "once a session"}}  # what else the answers of references depend on
 
 
 @dataclass
@@ -224,7 +225,8 @@ def _run(
             continue
         members: list[tuple[Entrant | None, dict[str, Any]]] = list(zip(takers, described))
         if references and m.forked:
-            members += [(None, {"name": name, "kind": "reference", "plans": _BLIND}) for name in REFERENCES]
+            known = {"kind": "reference", "plans": _BLIND}
+            members += [(None, {"name": name, **known, **_DRAWN.get(name, {})}) for name in REFERENCES]
         for entrant, said in members:
             if m.what == "loss" and not isinstance(entrant, WorldEntrant):
                 continue
