@@ -67,7 +67,7 @@ class OwnNoise(RandomFrames):
 
 
 def test_frames_at_random_score_chance_exactly_if_branches_share_the_draw():
-    _, spec, forks = groups("Pendulum-v1", n=150, marks=(4,), lead=0)
+    _, spec, forks = groups("Pendulum-v1", n=90, marks=(4,), lead=0)
     bank = {name: frames[:, :, 0].reshape(-1, *frames.shape[3:]) for name, frames in forks.truths.items()}
     _, shared = judge(RandomFrames(bank), spec, forks)
     _, table = judge(OwnNoise(bank), spec, forks)

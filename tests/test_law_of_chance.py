@@ -1,6 +1,4 @@
-"""The law of fork matrices, in every registered arena: who knows the truth is always right, who knows nothing of actions
-is right exactly as often as chance is, whatever it shows.
-"""
+"""The law of fork matrices, in every registered arena: the truth is always right, the blind are exactly at chance."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from terrella.evaluation.rollout import Dreamer
 from terrella.spec import WorldSpec
 
 SCORES = ("row", "column", "assign")
-HEAVY = {"highway", "metaworld", "miniworld", "vizdoom"}  # a step or a save takes tens of milliseconds
+HEAVY = {"crafter", "highway", "metaworld", "miniworld", "vizdoom"}  # steps or saves of many milliseconds
 LAW = [
     pytest.param(case, id=label(case), marks=[pytest.mark.slow] if family in HEAVY or case is not cases[0] else [])
     for family, cases in CASES.items()

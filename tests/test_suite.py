@@ -14,7 +14,7 @@ from terrella.errors import ConfigError, EntrantError, UnknownName
 from terrella.evaluation import suite, wire
 from terrella.evaluation.damage import DIMENSIONS, STATED, Damage, Damaged, coarse, damages, kinds, spoil
 from terrella.evaluation.entrant import Checked, WorldEntrant, open_entrant
-from terrella.evaluation.kept import Kept
+from terrella.evaluation.kept import Folder, Kept
 from terrella.evaluation.measurements import Measurement
 from terrella.evaluation.suite import run_suite
 from terrella.world import World
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_where_it_was(cartpole_world, tmp_path, monkeypatch
 
 
 def test_other_settings_are_other_results(tmp_path):
-    kept, asked = Kept(tmp_path), {"measurement": {"name": "a b"}, "entrant": {"name": "x"}, "seed": 1}
+    kept, asked = Kept(Folder(tmp_path)), {"measurement": {"name": "a b"}, "entrant": {"name": "x"}, "seed": 1}
     assert kept.get(asked, lambda: {"n": 1})[1] is False
     assert kept.get(asked, lambda: {"n": 2})[0]["n"] == 1
     assert kept.get({**asked, "seed": 2}, lambda: {"n": 3})[0]["n"] == 3
