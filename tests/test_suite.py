@@ -281,8 +281,9 @@ def test_damages_to_weights_and_memory_change_what_is_said(pendulum_world):
 
 
 def test_damages_are_found_by_name(pendulum_world):
-    assert all(set(stated.falls + stated.stays + stated.complete) <= set(DIMENSIONS) for stated in STATED.values())
-    assert [STATED["memory cleared"].of("drift", complete) for complete in (True, False)] == ["stays", None]
+    assert all(set(stated.falls + stated.stays) <= set(DIMENSIONS) for stated in STATED.values())
+    told = [STATED["memory cleared"].of(name) for name in ("out of sight", "which action", "drift")]
+    assert told == ["falls", "stays", None]
     with pytest.raises(UnknownName, match="memory cleared"):
         spoil(pendulum_world, "memory clear")
     sprites = World.load("sprites")

@@ -4,7 +4,7 @@ Each is an entrant of its own, under the name `<name>, <damage>`. What goes thro
 done to any entrant; weights and denoising steps are those of a world. What each damage must cost is stated here, before
 anybody measures it (`STATED`); `benchmarks/sensitivity.py` holds worlds to it.
 
-    actions late      each action arrives one step late; the first step gets the last action of the context
+    actions late      from the context on each action arrives one step late; the first step gets the context's last one
     memory cleared    after every 20 frames the session begins anew from the last one, without a past
     fewer steps       of denoising: the fewest that the decoder was trained for
     3 bits            weights of linear and convolution layers, one scale a row
@@ -34,20 +34,14 @@ _HOLD, _FORGET, _BITS = 4, 20, 3
 
 @dataclass(frozen=True)
 class Stated:
-    """What a damage must do: dimensions it must fall on, and those it must leave alone; of others nothing is said.
-
-    complete: dimensions it must leave alone, too, where one frame tells all there is to know, as a vector does.
-    """
+    """What a damage must do: dimensions it must fall on, and those it must leave alone; of others nothing is said."""
 
     falls: tuple[str, ...]
     stays: tuple[str, ...]
-    complete: tuple[str, ...] = ()
 
-    def of(self, dimension: str, complete: bool) -> str | None:
-        """Return "falls", "stays" or None for a world whose frames are complete or not."""
-        if dimension in self.falls:
-            return "falls"
-        return "stays" if dimension in self.stays or (complete and dimension in self.complete) else None
+    def of(self, dimension: str) -> str | None:
+        """Return "falls", "stays" or None."""
+        return "falls" if dimension in self.falls else "stays" if dimension in self.stays else None
 
 
 # Dimensions, as `benchmarks/sensitivity.py` measures them; a world is held to those that it has.
@@ -61,9 +55,7 @@ DIMENSIONS: Mapping[str, str] = {
 }
 STATED: Mapping[str, Stated] = {
     "actions late": Stated(("which action",), ("next picture", "sharpness")),
-    "memory cleared": Stated(
-        ("out of sight",), ("which action", "next picture", "in time", "sharpness"), complete=("drift",)
-    ),
+    "memory cleared": Stated(("out of sight",), ("which action", "next picture", "in time", "sharpness")),
     "fewer steps": Stated(("next picture",), ("which action", "in time")),
     "3 bits": Stated(("next picture", "drift"), ()),
     "frames late": Stated(("in time",), ("sharpness",)),
@@ -94,14 +86,11 @@ class Damaged:
         return {**found, "name": f"{found['name']}, {self.damage}", "damage": [self.damage, _HOLD, _FORGET]}
 
     def start(self, observations: dict[str, np.ndarray], actions: Any = None, seeds: Any = 0) -> _Session:
-        """Begin sessions; with actions late, the past is told late as well."""
+        """Begin sessions; the past is told as it was."""
         past = np.asarray(actions, np.float32)
         last = past[:, -1] if past.shape[1] else np.zeros((len(past), past.shape[2]), np.float32)
-        given = past
-        if self.damage == "actions late" and past.shape[1]:
-            given = np.concatenate([past[:, :1], past[:, :-1]], 1)
         shown = {name: np.asarray(frames)[:, -1] for name, frames in observations.items()}
-        return _Session(self.entrant.start(observations, given, seeds), last, shown, seeds)
+        return _Session(self.entrant.start(observations, past, seeds), last, shown, seeds)
 
     def rollout(self, state: _Session, actions: Any) -> tuple[_Session, Frame]:
         """Go on, damaged."""
