@@ -19,7 +19,7 @@ from .forks import Forks
 from .moments import SEED_TAG, Moment, Stage
 
 COUNT = 5  # distractors of a moment, at most
-SHARES = (1 / 4, 1 / 16, 1 / 64)  # of a quantity's deviation between moments
+SHARES = (1 / 4, 1 / 16, 1 / 64, 1 / 256)  # of a quantity's deviation between moments
 _TRIES = 30
 
 
