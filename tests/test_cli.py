@@ -15,7 +15,7 @@ FLAGS = {
     "learn": "world data out steps algorithm max_episode_steps episodes seed device",
     "play": "world host port token steps budget_ms precision batch exact keep truth open_browser",
     "plan": "world task planner budget execute episodes steps ceiling seed out",
-    "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs",
+    "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs cluster",
     "info": "what",
     "demo": "env budget out port",
 }
@@ -47,6 +47,7 @@ def test_every_command_has_help(command, capsys):
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate"], "which world"),
         (["evaluate", "pendulum", "--jobs", "2"], "share the work"),
+        (["evaluate", "pendulum", "--cluster", "local"], "share the work"),
         (["evaluate", "pendulum", "--suite", "cor"], "core"),
         (["evaluate", "nowhere", "--suite", "core"], "nowhere"),
         (["evaluate", "--entrant", "http://127.0.0.1:1"], "nobody to measure"),
