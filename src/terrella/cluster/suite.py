@@ -161,8 +161,8 @@ class RayJobs:
                     ray.init(**how)
             except Exception as error:  # Ray raises anything, `Exception` itself where a node is late
                 raise ConfigError(
-                    f"no Ray cluster answered at {self.address!r} in time ({error}); expected local, auto, host:6379 or "
-                    "ray://host:10001, and a machine with some time to spare."
+                    f"no Ray cluster answered at {self.address!r} in time ({error}); expected local, auto, "
+                    "host:6379 or ray://host:10001, and a machine with some time to spare."
                 ) from error
         try:
             largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)

@@ -60,9 +60,12 @@ class Part:
 
 
 class Executor(Protocol):
-    """Who carries out the parts of a suite. jobs: how many at once."""
+    """Who carries out the parts of a suite."""
 
-    jobs: int
+    @property
+    def jobs(self) -> int:
+        """How many at once."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values that say where results were made."""
