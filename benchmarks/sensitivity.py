@@ -106,11 +106,15 @@ def closeness(error: np.ndarray) -> np.ndarray:
 
 
 def contrast(frames: np.ndarray, stream: StreamSpec) -> np.ndarray:
-    """Mean difference of neighbouring pixels of frames `(G, k, h, w, C)`, `(G, k)`; NaN where there is none."""
+    """Squared differences of neighbouring pixels over the variance of all, of frames `(G, k, h, w, C)`: `(G, k)`.
+
+    What blurs lowers it, what shows more or fewer things of a kind does not. NaN for frames of one colour.
+    """
     assert stream.kind == "image"
     values = frames.astype(np.float32)
-    found = sum(np.abs(np.diff(values, axis=axis)).mean((2, 3, 4)) for axis in (2, 3))
-    return np.where(np.asarray(found) > 0, found, np.nan)
+    steps = sum(np.square(np.diff(values, axis=axis)).mean((2, 3, 4)) for axis in (2, 3))
+    spread = values.var((2, 3, 4))
+    return np.where(spread > 0, steps / np.where(spread > 0, spread, 1.0), np.nan)
 
 
 def measured(

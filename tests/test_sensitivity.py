@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from terrella.evaluation.damage import DIMENSIONS
+from terrella.spec import StreamSpec
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -64,3 +65,15 @@ def test_what_fails_is_as_far_as_can_be(sensitivity):
     benchmark, _ = sensitivity
     assert benchmark.closeness(np.array([np.inf, 0.1, 0.0, np.nan])).tolist()[:3] == [-12.0, 1.0, 12.0]
     assert np.isnan(benchmark.mean(np.ones((1, 2)), np.zeros((1, 2), bool))).all()
+
+
+def test_sharpness_is_lost_by_blur_and_not_by_how_much_is_seen(sensitivity):
+    benchmark, _ = sensitivity
+    stream = StreamSpec("image", (32, 32, 1))
+    one, two = np.zeros((2, 1, 1, 32, 32, 1), np.uint8)
+    one[0, 0, 4:8, 4:8] = two[0, 0, 4:8, 4:8] = two[0, 0, 20:24, 20:24] = 200
+    blurred = (one.astype(float) + np.roll(one, 1, 2) + np.roll(one, 1, 3) + np.roll(one, 2, 2)).astype(float) / 4
+    sharp, fuller, soft = (benchmark.contrast(v.astype(np.uint8), stream)[0, 0] for v in (one, two, blurred))
+    assert abs(np.log2(fuller / sharp)) < 0.1
+    assert np.log2(soft / sharp) < -0.4
+    assert np.isnan(benchmark.contrast(np.full_like(one, 7), stream)).all()

@@ -49,12 +49,12 @@ DIMENSIONS: Mapping[str, str] = {
     "which action": "the true future after 1 action was nearest to what was said under that very action (column)",
     "next picture": "how near what was said after 1 action lies to the nearest of the true futures",
     "in time": "after 16 actions, nearer to the truth than to the true frame before it",
-    "sharpness": "after 16 actions, as much difference between neighbouring pixels as in the truth",
+    "sharpness": "after 16 actions, neighbouring pixels differ, for the variance of all, as much as in the truth",
     "drift": "how near to the truth after 40 actions",
     "out of sight": "looking away and back: things have gone on",
 }
 STATED: Mapping[str, Stated] = {
-    "actions late": Stated(("which action",), ("next picture", "sharpness")),
+    "actions late": Stated(("which action",), ("sharpness",)),
     "memory cleared": Stated(("out of sight",), ("which action", "next picture", "in time", "sharpness")),
     "fewer steps": Stated(("next picture",), ("which action", "in time")),
     "3 bits": Stated(("next picture", "drift"), ()),
