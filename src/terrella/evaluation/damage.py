@@ -57,7 +57,7 @@ STATED: Mapping[str, Stated] = {
     "actions late": Stated(("which action",), ("sharpness",)),
     "memory cleared": Stated(("out of sight",), ("which action", "next picture", "in time", "sharpness")),
     "fewer steps": Stated(("next picture",), ("which action", "in time")),
-    "3 bits": Stated(("next picture", "drift"), ()),
+    "3 bits": Stated(("next picture", "drift"), ("out of sight",)),
     "frames late": Stated(("in time",), ("sharpness",)),
     "frames frozen": Stated(("in time",), ("which action", "next picture")),
 }
