@@ -40,7 +40,8 @@ def test_the_truth_is_right_and_the_blind_are_at_chance(case: Case) -> None:
     env = opened(case)
     spec = arenas.describe(env)
     kind = "asked" if spec.action.kind == "text" else "plans"
-    how = {"context": 1, "branches": 4, "marks": MARKS, "lead": 4, "seed": 2, "kind": kind}
+    lead = 60 if case[0].startswith("Vizdoom") else 4  # nobody can move in an episode's first steps
+    how = {"context": 1, "branches": 4, "marks": MARKS, "lead": lead, "seed": 2, "kind": kind}
     forks = next(fork_groups(env, spec, sizes=[3], **how))
     stage = Stage(env, spec, 0)
     oracle = Oracle(stage, dict(zip(forks.seeds, forks.states)))
