@@ -83,7 +83,7 @@ def keep_row(path: Path, row: dict[str, Any], settings: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial:
         partial.write_text(json.dumps({**row, "settings": settings}) + "\n")
-    short = {k: v for k, v in row.items() if k not in ("returns", "lengths", "successes")}
+    short = {k: v for k, v in row.items() if k not in ("returns", "lengths", "successes", "scores")}
     print(json.dumps(short), file=sys.stderr, flush=True)
 
 

@@ -6,7 +6,8 @@ Rows have `world, entrant, kind, measurement, stream, horizon, n` (moments with 
 and `row, column, assign`, plain and as kappa, each with its 95 % interval, `margin` and `response`. `nothing` has the
 motion while nothing is done, `drift` the errors, `subjects` what has a class of its own: shares of planning, rankings
 of policies, situations. Results are kept in `--out`, so a run goes on where it was stopped; `--gather` measures nothing
-that is not there. Worlds and entrants of one's own: `--worlds`, `--entrant`.
+that is not there. Worlds and entrants of one's own: `--worlds`, `--entrant`. `--jobs` shares the work among so many
+processes, or with `--cluster` among so many tasks of Ray.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from common import arguments, write_json
 from train_gallery import acting
 
+from terrella.cluster import RayJobs
 from terrella.evaluation.suite import run_suite
 from terrella.registry import names
 from terrella.world import World
@@ -75,6 +77,8 @@ def main() -> None:
     parser.add_argument("--suite", default="core", choices=("core", "full"))
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work and the threads")
+    parser.add_argument("--cluster", help="Ray cluster whose tasks do so instead: an address, or local")
     parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"))
     parser.add_argument("--gather", action="store_true", help="measure nothing, print what there is")
     options = parser.parse_args()
@@ -88,9 +92,9 @@ def main() -> None:
                 continue
             result = json.loads((out / "suite.json").read_text())
         else:
-            world = World.load(path)
             how: dict[str, Any] = {"suite": options.suite, "seed": options.seed, "device": options.device, "out": out}
-            result = run_suite(world, options.entrant, **how, **acting(world.name))
+            jobs = options.jobs if options.cluster is None else RayJobs(options.cluster, options.jobs)
+            result = run_suite(path, options.entrant, jobs=jobs, **how, **acting(World.load(path).name))
         for key, rows in gathered(result).items():
             whole[key] += rows
         measured.append({key: result[key] for key in ("world", "settings", "commit", "hardware", "entrants")})

@@ -17,7 +17,7 @@ FLAGS = {
     "serve": "worlds host port public token_file batch exact keep clients sessions device steps budget_ms precision "
     "truth log",
     "plan": "world task planner budget execute episodes steps ceiling seed out",
-    "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs",
+    "evaluate": "world env data out episodes policy steps precision memory cache seed suite entrant jobs cluster",
     "audit": "journal world",
     "info": "what",
     "demo": "env budget out port",
@@ -55,6 +55,7 @@ def test_every_command_has_help(command, capsys):
         (["audit", "nowhere", "pendulum"], "no journal"),
         (["evaluate"], "which world"),
         (["evaluate", "pendulum", "--jobs", "2"], "share the work"),
+        (["evaluate", "pendulum", "--cluster", "local"], "share the work"),
         (["evaluate", "pendulum", "--suite", "cor"], "core"),
         (["evaluate", "nowhere", "--suite", "core"], "nowhere"),
         (["evaluate", "--entrant", "http://127.0.0.1:1"], "nobody to measure"),

@@ -59,13 +59,39 @@ def test_who_ignores_actions_scores_exactly_chance(name):
     env.close()
 
 
-def test_frames_at_random_score_chance_on_average():
-    _, spec, forks = groups("Pendulum-v1", n=150, marks=(4,), lead=0)
+class OwnNoise(RandomFrames):
+    """The wrong way: each branch draws for itself."""
+
+    def start(self, observations, actions=None, seeds=0):
+        return super().start(observations, actions, range(1000, 1000 + len(seeds)))
+
+
+def test_frames_at_random_score_chance_exactly_if_branches_share_the_draw():
+    _, spec, forks = groups("Pendulum-v1", n=90, marks=(4,), lead=0)
     bank = {name: frames[:, :, 0].reshape(-1, *frames.shape[3:]) for name, frames in forks.truths.items()}
-    _, table = judge(RandomFrames(bank), spec, forks)
+    _, shared = judge(RandomFrames(bank), spec, forks)
+    _, table = judge(OwnNoise(bank), spec, forks)
     for score in ("row", "column", "assign"):
+        assert shared["all"][score]["mean"] == [pytest.approx(0.2, abs=1e-12)]
+        assert shared["all"][score]["interval"] == [pytest.approx([0.2, 0.2])]
         ((low, high),) = table["all"][score]["interval"]
         assert low <= 0.2 <= high
+        assert high - low > 0.01
+
+
+def test_frames_at_random_do_not_depend_on_how_many_are_asked_at_once():
+    bank, told = {"vector": np.arange(50.0, dtype=np.float32)[:, None]}, []
+    for chunk in (1, 3, 8):
+        dreamer = RandomFrames(bank, 2)
+        state, frames = dreamer.start({"vector": np.zeros((3, 1, 1), np.float32)}, None, [5, 6, 5]), []
+        for _ in range(0, 24, chunk):
+            state, frame = dreamer.rollout(state, np.zeros((3, chunk, 1)))
+            frames.append(frame.observation["vector"][..., 0])
+        told.append(np.concatenate(frames, 1))
+    assert (told[0] == told[1]).all()
+    assert (told[0] == told[2]).all()
+    assert (told[0][0] == told[0][2]).all()
+    assert (told[0][0] != told[0][1]).any()
 
 
 def test_an_oracle_that_errs_scores_what_it_should():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +14,13 @@ from terrella.engine import Engine
 from terrella.errors import ConfigError
 from terrella.evaluation.dimension import Dimension, build_items
 from terrella.evaluation.dimensions import PERCEPTION, find_dimension
+from terrella.evaluation.distractors import near_frames
 from terrella.evaluation.entrant import WorldEntrant
 from terrella.evaluation.forks import fork_groups
 from terrella.evaluation.measurements import measure_forks, scale
+from terrella.evaluation.moments import Stage
 from terrella.evaluation.perception import diagonal, perceive
-from terrella.evaluation.recognition import given_back, recognised
+from terrella.evaluation.recognition import given_back, recognised, told_apart
 from terrella.evaluation.references import CopyLast
 from terrella.world import World
 
@@ -45,8 +48,10 @@ def test_scores_are_of_the_moments_recognised(forks, pendulum_world, share):
     entrant = WorldEntrant(faint(pendulum_world, share))
     streams = pendulum_world.spec.modelled
     table = measure_forks(entrant, forks, streams, lambda n: None)["streams"]["vector"]
-    seen = recognised(entrant.engine, forks, streams, {n: scale(forks, n, s) for n, s in streams.items()})
-    kept = table["perceived"].pop("kept")
+    give, scales = partial(given_back, entrant.engine), {n: scale(forks, n, s) for n, s in streams.items()}
+    seen = recognised(give, forks, streams, scales)
+    kept, near = table["perceived"].pop("kept"), table["perceived"].pop("near")
+    assert near is None
     assert kept == seen.sum()
     assert {1.0: kept == GROUPS, 0.5: 1 < kept < GROUPS, 0.0: kept == 1}[share]  # one frame is nearest to the mean
     for name in ("row", "column", "assign", "left"):
@@ -54,6 +59,63 @@ def test_scores_are_of_the_moments_recognised(forks, pendulum_world, share):
         np.testing.assert_array_equal(part, whole[seen])
     if kept == GROUPS:
         assert table["perceived"] == table["all"]
+
+
+@pytest.fixture(scope="module")
+def near(forks):
+    with make("Pendulum-v1") as env:
+        return near_frames(Stage(env, describe(env), 0), forks)
+
+
+def test_near_distractors_differ_in_one_attribute(forks, near):
+    frames = near.frames["vector"].astype(np.float64)
+    assert near.there.all()
+    np.testing.assert_array_equal(frames[:, 0], forks.last("vector"))
+    angle = np.arctan2(frames[..., 1], frames[..., 0])
+    turned = np.abs(np.angle(np.exp(1j * (angle - angle[:, :1])))) > 1e-6
+    faster = np.abs(frames[..., 2] - frames[:, :1, 2]) > 1e-6
+    assert (turned ^ faster)[:, 1:].all()  # one of the two quantities that a pendulum has
+    assert turned.any()
+    assert faster.any()
+    apart = np.abs(frames[:, 1:] - frames[:, :1]).max(2)
+    assert apart.max() < 2.5
+    assert (apart < 0.1).mean() > 0.2
+
+
+def told(give, near, forks, spec):
+    streams = spec.modelled
+    return told_apart(give, near, streams, {n: scale(forks, n, s) for n, s in streams.items()})
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "terrella/Sprites-v0", "procgen/coinrun", "terrella/Pucks-v0"])
+def test_who_gives_back_what_is_shown_is_right_and_who_is_blind_at_chance(name):
+    env = make(name)
+    spec = describe(env)
+    forks = next(fork_groups(env, spec, sizes=[6], context=2, branches=4, marks=(1, 3), lead=6))
+    near = near_frames(Stage(env, spec, 0), forks)
+    right, table = told(lambda frames: frames, near, forks, spec)
+    blind, empty = told(lambda frames: {n: np.zeros_like(v) for n, v in frames.items()}, near, forks, spec)
+    assert right.all()
+    assert not blind.all()
+    for stream, found in table.items():
+        assert found["n"] > 3
+        assert found["left"] > 2
+        assert found["row"]["mean"] == [1.0]
+        assert empty[stream]["row"]["mean"] == [pytest.approx(empty[stream]["chance"], abs=1e-12)]
+    env.close()
+
+
+def test_near_distractors_are_harder_than_other_moments(forks, near, pendulum_world):
+    engine = WorldEntrant(faint(pendulum_world, 0.9)).engine  # a tenth of each number lost
+    streams = pendulum_world.spec.modelled
+    scales = {n: scale(forks, n, s) for n, s in streams.items()}
+    among_all = recognised(partial(given_back, engine), forks, streams, scales)
+    among_near, table = told_apart(partial(given_back, engine), near, streams, scales)
+    assert among_near.sum() < among_all.sum()
+    assert table["vector"]["chance"] < table["vector"]["row"]["mean"][0] < 1
+    found = measure_forks(WorldEntrant(faint(pendulum_world, 0.9)), forks, streams, lambda n: None, near)
+    assert found["streams"]["vector"]["perceived"]["kept"] == (among_all & among_near).sum()
+    assert found["streams"]["vector"]["perceived"]["near"] == table["vector"]
 
 
 def test_only_worlds_are_asked(forks, pendulum_world):

@@ -12,9 +12,9 @@ import torch
 from terrella.engine import Frame
 from terrella.errors import ConfigError, EntrantError, UnknownName
 from terrella.evaluation import suite, wire
-from terrella.evaluation.damage import Damage, Damaged, coarse, damages
+from terrella.evaluation.damage import DIMENSIONS, STATED, Damage, Damaged, coarse, damages, kinds, spoil
 from terrella.evaluation.entrant import Checked, WorldEntrant, open_entrant
-from terrella.evaluation.kept import Kept
+from terrella.evaluation.kept import Folder, Kept
 from terrella.evaluation.measurements import Measurement
 from terrella.evaluation.suite import run_suite
 from terrella.world import World
@@ -44,7 +44,7 @@ def test_references_score_what_they_must(measured):
         for score in ("row", "column", "assign", "assign_kappa"):
             assert {v for v in known["all"][score]["mean"] if v is not None} == {1.0}
         np.testing.assert_allclose(known["response"]["mean"], 1.0, rtol=1e-6)
-        for who in ("action-blind", "last frame held"):
+        for who in ("action-blind", "last frame held", "random frames"):
             table = rows[who]["streams"]["vector"]
             raw = table["all"]["raw"]
             for score in ("row", "column", "assign"):
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_where_it_was(cartpole_world, tmp_path, monkeypatch
 
 
 def test_other_settings_are_other_results(tmp_path):
-    kept, asked = Kept(tmp_path), {"measurement": {"name": "a b"}, "entrant": {"name": "x"}, "seed": 1}
+    kept, asked = Kept(Folder(tmp_path)), {"measurement": {"name": "a b"}, "entrant": {"name": "x"}, "seed": 1}
     assert kept.get(asked, lambda: {"n": 1})[1] is False
     assert kept.get(asked, lambda: {"n": 2})[0]["n"] == 1
     assert kept.get({**asked, "seed": 2}, lambda: {"n": 3})[0]["n"] == 3
@@ -222,12 +222,12 @@ class Counter:
         pass
 
 
-def spoiled(damage: Damage, chunk: int) -> np.ndarray:
-    entrant = Damaged(Counter(), damage)
+def spoiled(damage: Damage, chunk: int, steps: int = 20, made: type[Counter] = Counter) -> np.ndarray:
+    entrant = Damaged(made(), damage)
     assert entrant.describe()["name"] == f"counter, {damage}"
     state = entrant.start({"vector": np.zeros((1, 3, 2), np.float32)}, np.array([[[5.0], [7.0]]]), [0])
-    actions, frames = np.arange(20.0, 40.0)[None, :, None], []
-    for first in range(0, 20, chunk):
+    actions, frames = np.arange(20.0, 20.0 + steps)[None, :, None], []
+    for first in range(0, steps, chunk):
         state, frame = entrant.rollout(state, actions[:, first : first + chunk])
         frames.append(frame.observation["vector"][0])
     return np.concatenate(frames)
@@ -242,7 +242,25 @@ def test_damages_do_what_they_say_however_they_are_asked(chunk):
     frozen = spoiled("frames frozen", chunk)
     np.testing.assert_array_equal(frozen[:, 0], np.repeat([1, 5, 9, 13, 17], 4))
     np.testing.assert_array_equal(frozen[:, 1], np.repeat([20, 24, 28, 32, 36], 4))
-    np.testing.assert_array_equal(spoiled("memory cleared", chunk)[:, 0], np.arange(1, 21))  # goes on from its frames
+    cleared = spoiled("memory cleared", chunk, 45)[:, 0]
+    np.testing.assert_array_equal(cleared, np.arange(1, 46))  # goes on from its frames
+
+
+class Elephant(Counter):
+    """A counter that shows, after its count, how many frames it remembers."""
+
+    def start(self, observations, actions=None, seeds=0):
+        return observations["vector"][:, -1, 0], observations["vector"].shape[1]
+
+    def rollout(self, state, actions):
+        counted, frame = super().rollout(state[0], actions)
+        frame.observation["vector"][..., 1] = state[1] + np.arange(1, actions.shape[1] + 1)
+        return (counted, state[1] + actions.shape[1]), frame
+
+
+def test_memory_is_cleared_every_twenty_frames():
+    remembered = spoiled("memory cleared", 7, 45, Elephant)[:, 1]
+    np.testing.assert_array_equal(remembered, [*range(4, 24), *range(2, 22), *range(2, 7)])  # it begins with three
 
 
 def test_damages_to_weights_and_memory_change_what_is_said(pendulum_world):
@@ -250,16 +268,28 @@ def test_damages_to_weights_and_memory_change_what_is_said(pendulum_world):
     for entrant in damages(pendulum_world):
         names.append(entrant.describe()["name"])
         state = entrant.start({"vector": np.array([[[1.0, 0, 0], [1, 0.1, 0.5]]], np.float32)}, np.ones((1, 1, 1)), [3])
-        _, frame = entrant.rollout(state, np.linspace(-2, 2, 12)[None, :, None])
+        _, frame = entrant.rollout(state, np.linspace(-2, 2, 24)[None, :, None])
         said.append(frame.observation["vector"])
-    assert len({*names}) == len(names) >= 6
+    assert names == ["pendulum", *(f"pendulum, {kind}" for kind in STATED)]
     for other, name in zip(said[1:], names[1:]):
         assert np.abs(other - said[0]).max() > 1e-4, name
     cleared = said[names.index("pendulum, memory cleared")]
-    np.testing.assert_array_equal(cleared[:, :8], said[0][:, :8])
+    np.testing.assert_array_equal(cleared[:, :20], said[0][:, :20])
     weights = coarse(pendulum_world).state_dict()
     layer = next(n for n, m in pendulum_world.named_modules() if isinstance(m, torch.nn.Linear) and m.weight.any())
     assert max(len(row.unique()) for row in weights[f"{layer}.weight"]) <= 7
+
+
+def test_damages_are_found_by_name(pendulum_world):
+    assert all(set(stated.falls + stated.stays) <= set(DIMENSIONS) for stated in STATED.values())
+    told = [STATED["memory cleared"].of(name) for name in ("out of sight", "which action", "drift")]
+    assert told == ["falls", "stays", None]
+    with pytest.raises(UnknownName, match="memory cleared"):
+        spoil(pendulum_world, "memory clear")
+    sprites = World.load("sprites")
+    assert "fewer steps" not in kinds(sprites)
+    with pytest.raises(ConfigError, match="cannot be fewer"):
+        spoil(sprites, "fewer steps")
 
 
 def test_actions_that_come_late_cost_points():

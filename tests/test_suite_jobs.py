@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from functools import partial
 import gymnasium as gym
 import pytest
 
-from terrella.data import Random
+from terrella.data.policies import Cover, Scripted, StickyRandom
 from terrella.errors import ConfigError, EntrantError, TerrellaError
 from terrella.evaluation import jobs
 from terrella.evaluation.entrant import WorldEntrant
@@ -92,13 +93,13 @@ def instead(monkeypatch):
 def test_a_process_that_dies_is_noticed(instead, tmp_path):
     instead("import os; os._exit(7)")
     with pytest.raises(TerrellaError, match="exit code 7"):
-        jobs.fill({}, tmp_path, 2, lambda n: None)
+        jobs.fill({}, tmp_path, jobs.Processes(2), lambda n: None)
 
 
 def test_what_a_process_raises_is_raised(instead, tmp_path):
     instead('import sys; print(\'["failed", ["EntrantError", "no answer"]]\'); sys.stdin.read()')
     with pytest.raises(EntrantError, match="no answer"):
-        jobs.fill({}, tmp_path, 2, lambda n: None)
+        jobs.fill({}, tmp_path, jobs.Processes(2), lambda n: None)
 
 
 def test_claims_are_granted_once(instead, tmp_path):
@@ -114,7 +115,7 @@ def test_claims_are_granted_once(instead, tmp_path):
     )
     (tmp_path / "old.json").touch()
     counted = []
-    assert jobs.fill({"out": str(tmp_path)}, tmp_path, 3, counted.append) == 50
+    assert jobs.fill({"out": str(tmp_path)}, tmp_path, jobs.Processes(3), counted.append) == 50
     assert sum(counted) == 2 * 3 * 50
 
 
@@ -128,6 +129,13 @@ def test_arguments_travel_as_json(tmp_path, pendulum_data):
     assert (back["engine"], back["lead"], back["world"]) == ({"steps": 2}, 3, "pendulum")
 
 
+@pytest.mark.parametrize("policy", [Cover(30), StickyRandom(mean=2.0, kind="uniform", rest=0.5)])
+def test_policies_of_the_package_travel_with_their_settings(policy, tmp_path):
+    how = {"suite": "core", "dataset": None, "engine": None, "env": None, "out": tmp_path}
+    back = jobs.arguments(json.loads(json.dumps(jobs.portable("sprites", [], 2, policy=policy, **how))))["policy"]
+    assert (type(back), repr(back)) == (type(policy), repr(policy))
+
+
 def test_objects_are_refused_with_a_remedy(pendulum_world, tmp_path):
     run = partial(run_suite, "pendulum", out=tmp_path, jobs=2)
     with pytest.raises(ConfigError, match="save it"):
@@ -137,7 +145,7 @@ def test_objects_are_refused_with_a_remedy(pendulum_world, tmp_path):
     with pytest.raises(ConfigError, match="pass an id"):
         run(env=lambda: gym.make("Pendulum-v1"))
     with pytest.raises(ConfigError, match="name of one"):
-        run(policy=Random())
+        run(policy=Scripted(lambda observation, rng: 0))
     with pytest.raises(ConfigError, match="engine"):
         run(engine={"cache": object()})
     with pytest.raises(ConfigError, match="pass out"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+import time
 import types
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 from scipy import stats
 
 from terrella import cli
@@ -17,6 +20,7 @@ from terrella.engine import Frame
 from terrella.errors import ConfigError, EntrantError
 from terrella.evaluation.agreement import SCORES, agreement, scores
 from terrella.evaluation.measurements import Measurement
+from terrella.evaluation.moments import Stage
 from terrella.evaluation.next_world import next_world
 from terrella.evaluation.references import Oracle
 from terrella.evaluation.suite import SUITES, Ground, run_suite
@@ -193,6 +197,36 @@ def test_where_nothing_can_be_earned_nothing_is_ranked(monkeypatch):
     assert found["ranking"]["entrants"]["broken"]["agreement"] is None
     assert len(set(found["ranking"]["entrants"]["broken"]["true"])) == 1
     assert "no task in MountainCar-v0" in found["planning"]["missing"]
+
+
+def test_a_simulator_that_is_too_slow_is_not_waited_for(monkeypatch):
+    play, seconds = Stage.play, 0.01
+
+    def slowly(stage, actions, *rest):
+        time.sleep(seconds * len(actions))
+        return play(stage, actions, *rest)
+
+    monkeypatch.setattr(Stage, "play", slowly)
+    monkeypatch.setattr("terrella.trials.policy_ranking._prepared", lambda *_: pytest.fail("played"))
+    monkeypatch.setattr("terrella.trials.planning_share._prepared", lambda *_: pytest.fail("played"))
+    began = time.perf_counter()
+    plan = (RANKING, PLANNING)
+    found = run_suite(None, [Broken()], env=PENDULUM, suite=plan, allowance=6, **QUIET)["measurements"]
+    assert time.perf_counter() - began < 10
+    for name in ("ranking", "planning"):
+        pace, steps = re.search(r"takes (\d+) ms a step, so that the ([\d,]+) steps", found[name]["missing"]).groups()
+        assert 10 <= int(pace) < 20
+        assert int(steps.replace(",", "")) > 600
+
+
+def test_steps_are_told_before_they_are_made(monkeypatch):
+    made, asked = [], []
+    step = PendulumEnv.step
+    monkeypatch.setattr(PendulumEnv, "step", lambda env, action: made.append(1) or step(env, action))
+    monkeypatch.setattr(Ground, "too_slow", lambda ground, steps: asked.append(steps))
+    plan = (Measurement("planning", "planning", groups=1, branches=8),)
+    run_suite(None, [Poor()], env=PENDULUM, suite=plan, **QUIET)
+    assert 0.5 < len(made) / PENDULUM.frame_skip / asked[0] < 1.2
 
 
 def test_the_command_says_what_was_found(capsys, tmp_path, monkeypatch):

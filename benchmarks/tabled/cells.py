@@ -21,6 +21,12 @@ def measured(mean: float, interval: list[float | None]) -> str:
     return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
+def changed(difference: float, interval: list[float]) -> str:
+    """A difference with its interval; 0 where nothing at all has changed."""
+    low, high = interval
+    return "0" if difference == low == high == 0 else f"{difference:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
 def thousandths(values: list[float]) -> str:
     """Small numbers, times 1000."""
     return ", ".join(f"{1000 * v:.2f}" for v in values)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from terrella.evaluation.damage import DIMENSIONS as DAMAGED
 from terrella.evaluation.dimensions import DIMENSIONS
 
-from .cells import measured
+from .cells import changed, measured
 
 
 def leaderboard(result: dict[str, Any]) -> str:
@@ -54,20 +55,22 @@ def _subjects(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def sensitivity(result: dict[str, Any]) -> str:
-    """One line a damage and measurement, of row and assign: the change, in bold where a fall is certain."""
-    rows = [row for row in result["rows"] if row["score"] in ("row", "assign") and row["over"] == "all" and "p" in row]
-    marks = sorted({row["horizon"] for row in rows})
-    lines = [f"| world, damage, score | {' | '.join(f'after {m}' for m in marks)} |", "|---|" + "---:|" * len(marks)]
-    case = ("world", "damage", "measurement", "score")
-    for which in dict.fromkeys(tuple(row[key] for key in case) for row in rows):
-        own = {row["horizon"]: row for row in rows if tuple(row[key] for key in case) == which}
+    """One line a world and damage: the change of each dimension, and whether what was stated in advance is so.
+
+    Bold: a certain fall. After it what was stated: that it falls (`v`) or stays (`=`).
+    """
+    rows, marks = result["rows"], {"falls": " v", "stays": " =", None: ""}
+    columns = [name for name in DAMAGED if any(row["dimension"] == name for row in rows)]
+    lines = [f"| world, damage | {' | '.join(columns)} | as stated |", "|---|" + "---:|" * (len(columns) + 1)]
+    for case in dict.fromkeys((row["world"], row["damage"]) for row in rows):
+        own = {row["dimension"]: row for row in rows if (row["world"], row["damage"]) == case}
         cells = []
-        for mark in marks:
-            row = own.get(mark)
-            text = "" if row is None else f"{row['difference']:+.2f}"
-            cells.append(f"**{text}**" if row is not None and row["falls"] else text)
-        world, damage, measurement, score = which
-        lines.append(f"| {world}, {damage}, {measurement}: {score} | {' | '.join(cells)} |")
+        for name in columns:
+            row = own.get(name, {})
+            text = changed(row["difference"], row["interval"]) if "difference" in row else ""
+            cells.append((f"**{text}**" if row.get("falls") else text) + (marks[row["stated"]] if text else ""))
+        told = [row["right"] for row in own.values() if row["right"] is not None]
+        lines.append(f"| {', '.join(case)} | {' | '.join(cells)} | {sum(told)} of {len(told)} |")
     return "\n".join(lines)
 
 

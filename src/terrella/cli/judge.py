@@ -27,6 +27,7 @@ def evaluate(
     suite: str | None = None,
     entrant: str | None = None,
     jobs: int = 1,
+    cluster: str | None = None,
 ) -> None:
     """Measure a world against the true environment, from the same states under the same actions.
 
@@ -46,13 +47,14 @@ def evaluate(
             environment has some), full (both, hours) or language (where actions are sentences); writes suite.html.
         entrant: Another model to ask beside the world, or without one in --env: http://host:port or module:factory.
         jobs: Processes that share the work of a suite.
+        cluster: Ray cluster whose tasks do so instead: auto, host:6379, ray://host:10001, or local for one here.
     """
     if suite is not None or entrant is not None:
         how = {"steps": steps, "precision": precision, "memory": memory, "cache": cache}
-        _suite(world, suite or "core", entrant, env, data, out, policy, seed, how, jobs)
+        _suite(world, suite or "core", entrant, env, data, out, policy, seed, how, jobs, cluster)
         return
-    if jobs != 1:
-        raise ConfigError("jobs share the work of a suite; add --suite core, or leave --jobs out.")
+    if jobs != 1 or cluster is not None:
+        raise ConfigError("jobs share the work of a suite; add --suite core, or leave --jobs and --cluster out.")
     if world is None:
         raise ConfigError("which world? Give its folder, or the name of one that ships: terrella info lists them.")
     from ..engine import engine_settings
@@ -81,9 +83,11 @@ def _suite(
     seed: int,
     engine: dict[str, Any],
     jobs: int,
+    cluster: str | None,
 ) -> None:
     from rich.table import Table
 
+    from ..cluster import RayJobs
     from ..data import Dataset
     from ..engine import engine_settings
     from ..evaluation.suite import run_suite
@@ -104,7 +108,7 @@ def _suite(
         seed=seed,
         engine=engine_settings(None, **engine),
         out=folder,
-        jobs=jobs,
+        jobs=jobs if cluster is None else RayJobs(cluster, jobs),
     )
     for title, found in result["measurements"].items():
         if "missing" in found:

@@ -1,4 +1,4 @@
-"""Serving and recording on many machines: a replica a device, a gateway that places sessions. Needs the extra `ray`."""
+"""The same work on many machines, by way of Ray (extra `ray`): serving by replicas behind a gateway, recordings, suites."""
 
 from .fleet import Fleet, serve_cluster
 from .follow import Follower
@@ -6,6 +6,7 @@ from .gateway import Berth, Gateway, create_gateway
 from .placement import Load, Placement
 from .recording import record
 from .replica import Replica
+from .suite import RayJobs
 
 __all__ = [
     "Berth",
@@ -14,6 +15,7 @@ __all__ = [
     "Gateway",
     "Load",
     "Placement",
+    "RayJobs",
     "Replica",
     "create_gateway",
     "record",

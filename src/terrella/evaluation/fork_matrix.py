@@ -94,7 +94,7 @@ def matrices(
         true = forks.at(name, horizon)
         there = forks.exists(horizon)
         between = frame_mse(true[:, :, None], true[:, None], stream, scale)
-        kept.append(there & ~_repeated(between, there))
+        kept.append(there & ~repeated(between, there))
         cost.append(frame_mse(said[:, :, None], true[:, None], stream, scale))
         masked.append(_masked(said, true, there, stream, scale))
         for label, frames, exists in _negatives(forks, name, stream, horizon, still, true):
@@ -119,7 +119,7 @@ def _negatives(forks: Forks, name: str, stream: StreamSpec, horizon: int, still:
         yield "mirrored", true[..., ::-1, :], everywhere
 
 
-def _repeated(between: np.ndarray, there: np.ndarray) -> np.ndarray:
+def repeated(between: np.ndarray, there: np.ndarray) -> np.ndarray:
     """Which branches equal an earlier one that exists: `(G, k, k)` distances and `(G, k)` -> bool `(G, k)`."""
     earlier = np.tril(np.ones(between.shape[-2:], bool), -1)
     return ((between <= SAME) & earlier & there[:, None, :]).any(2)

@@ -1,9 +1,11 @@
 """A suite in several processes: each opens world, environment and entrants by name, and keeps what it has measured.
 
-Nothing travels but JSON, a line a message, through pipes to fresh interpreters: paths and names go out, counts of
-frames come back, and results lie in the folder of what is kept, one file each. Whoever asks first for a measurement of
-an entrant gets it. The processes begin at different measurements, because the true futures of one are made in each
-process that takes part in it.
+Nothing travels but JSON: paths and names go out, counts of frames come back, and results end in the folder of what is
+kept, one file each. Whoever asks first for a measurement of an entrant gets it. The processes begin at different
+measurements, because the true futures of one are made in each process that takes part in it.
+
+Where they run is for an `Executor` to say: `Processes` starts fresh interpreters here and talks to them through pipes,
+a line a message; `terrella.cluster.RayJobs` sends the same orders to a cluster.
 """
 
 from __future__ import annotations
@@ -19,17 +21,19 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from .. import errors
 from ..config import from_json, to_json
 from ..data import Dataset, Policy
+from ..data.policies import POLICIES
 from ..errors import ConfigError, TerrellaError
 from ..spec import EnvSpec
 from ..world import World
 from .entrant import Entrant
+from .kept import Folder, Kept
 from .measurements import Advance, Measurement
 from .questions import Question
 from .source import EnvLike
@@ -42,17 +46,93 @@ Claim = Callable[[str, str], bool]
 class Part:
     """What one of several processes does of a suite.
 
-    place: its number among `count`. claim: measurement, entrant -> whether it is this one's to measure.
+    place: its number among `count`. kept: where it finds and leaves results, and which of them are its to make.
     """
 
     place: int
     count: int
-    claim: Claim
+    kept: Kept
 
     def turned(self, plan: Sequence[M]) -> tuple[M, ...]:
         """The measurements, from another one on in each process."""
         first = self.place * len(plan) // self.count
         return (*plan[first:], *plan[:first])
+
+
+class Executor(Protocol):
+    """Who carries out the parts of a suite."""
+
+    @property
+    def jobs(self) -> int:
+        """How many at once."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values that say where results were made."""
+        ...
+
+    def run(self, sent: Mapping[str, Any], kept: Path, advance: Advance) -> None:
+        """Measure what of a suite is not yet in the folder `kept`, and leave it there.
+
+        sent: from `portable`; each of the processes does `carry_out` with it. advance: told of frames as they are made.
+        Raises what a process raises, and `TerrellaError` when one dies; what was finished until then is kept.
+        """
+        ...
+
+
+class Claims:
+    """Gives each measurement of each entrant to whoever asks first."""
+
+    def __init__(self) -> None:
+        self._given: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, measurement: str, entrant: str) -> bool:
+        """Whether it is the asker's."""
+        with self._lock:
+            new = (measurement, entrant) not in self._given
+            self._given.add((measurement, entrant))
+            return new
+
+
+def threads_each(jobs: int) -> int:
+    """How many threads of torch each of so many processes has: this one's, divided among them."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def order(sent: Mapping[str, Any], place: int, count: int) -> dict[str, Any]:
+    """What one of `count` processes is told, as JSON values."""
+    return {"path": sys.path, "place": place, "count": count, "asked": dict(sent)}
+
+
+def carry_out(told: Mapping[str, Any], kept: Kept, advance: Advance) -> list[str] | None:
+    """Do one process's part of a suite, as `order` has told it; returns None, or what `raised` raises elsewhere."""
+    from .suite import run_suite  # it imports this file
+
+    try:
+        run_suite(**arguments(told["asked"]), part=Part(told["place"], told["count"], kept), progress=advance)
+    except BrokenPipeError:
+        raise
+    except TerrellaError as error:
+        return [type(error).__name__, str(error)]
+    except Exception:
+        return ["", traceback.format_exc()]
+    return None
+
+
+def raised(failure: Sequence[str]) -> TerrellaError:
+    """The error that `carry_out` met in another process."""
+    name, text = failure
+    error = getattr(errors, name, None)
+    return error(text) if error else TerrellaError(f"a measuring process failed:\n{text}")
+
+
+def died(why: object) -> TerrellaError:
+    """The error of a process that died without a word."""
+    return TerrellaError(
+        f"a measuring process died ({why}); see its output. What is finished is kept, and the same call goes on there; "
+        "if memory ran out, with fewer jobs."
+    )
 
 
 def portable(
@@ -77,7 +157,7 @@ def portable(
         "world": None if world is None or isinstance(world, (str, Path)) else "save it, and pass its folder",
         "entrants": None if all(isinstance(e, str) for e in entrants) else "pass http://host:port or module:factory",
         "env": "pass an id" if callable(env) else None,
-        "policy": None if isinstance(policy, str) else "pass the name of one",
+        "policy": None if _told(policy) is not None else "pass one of the package, or the name of one",
     }
     for name, remedy in wrong.items():
         if remedy is not None:
@@ -95,7 +175,7 @@ def portable(
         "env": to_json(env),
         "suite": to_json(suite),
         "dataset": None if dataset is None else str(dataset.path),
-        "policy": policy,
+        "policy": _told(policy),
         "engine": settings,
         "out": str(out),
         **plain,
@@ -104,57 +184,70 @@ def portable(
 
 def arguments(sent: Mapping[str, Any]) -> dict[str, Any]:
     """What `portable` made of the arguments of a suite, turned back."""
-    env, suite, dataset = sent["env"], sent["suite"], sent["dataset"]
+    env, suite, dataset, policy = sent["env"], sent["suite"], sent["dataset"], sent["policy"]
     return {
         **sent,
+        "policy": policy if isinstance(policy, str) else POLICIES[policy["name"]](**policy["settings"]),
         "env": from_json(EnvSpec, env) if isinstance(env, dict) else env,
         "suite": suite if isinstance(suite, str) else [_line(line) for line in suite],
         "dataset": None if dataset is None else Dataset(dataset),
     }
 
 
+def _told(policy: str | Policy) -> Any:
+    """A policy of the package by its name, with the settings it was made with; None for somebody else's."""
+    if isinstance(policy, str):
+        return policy
+    name = next((name for name, made in POLICIES.items() if made is type(policy)), None)
+    settings = {key: value for key, value in vars(policy).items() if not key.startswith("_")}
+    return None if name is None else {"name": name, "settings": to_json(settings)}
+
+
 def _line(sent: Mapping[str, Any]) -> Measurement | Question:
     return from_json(Question if "layouts" in sent else Measurement, sent)
 
 
-def fill(sent: Mapping[str, Any], kept: Path, jobs: int, advance: Advance) -> int:
-    """Measure what is not yet in the folder `kept`, in so many processes; returns how many results were made.
-
-    sent: from `portable`. The threads of torch are divided among the processes. Raises what a process raises, and
-    `TerrellaError` when one dies; what was finished until then is kept.
-    """
+def fill(sent: Mapping[str, Any], kept: Path, executor: Executor, advance: Advance) -> int:
+    """Let an executor measure what is not yet in the folder `kept`; returns how many results were made."""
     before = _ages(kept)
-    claimed: set[tuple[str, str]] = set()
-    lock = threading.Lock()
-
-    def claim(measurement: str, entrant: str) -> bool:
-        with lock:
-            new = (measurement, entrant) not in claimed
-            claimed.add((measurement, entrant))
-            return new
-
-    threads = max(1, torch.get_num_threads() // jobs)
-    workers: list[_Worker] = []
-    try:
-        for place in range(jobs):
-            workers.append(_Worker(threads))
-            workers[-1].say({"path": sys.path, "place": place, "count": jobs, "asked": sent})
-        with ThreadPoolExecutor(jobs) as pool:
-            heard = [pool.submit(worker.hear, claim, advance) for worker in workers]
-            try:
-                for one in as_completed(heard):
-                    one.result()
-            finally:  # here already, or the pool would wait for processes that nobody wants any more
-                for worker in workers:
-                    worker.process.terminate()
-    finally:
-        for worker in workers:
-            worker.close()
+    executor.run(sent, kept, advance)
     return sum(before.get(name) != age for name, age in _ages(kept).items())
 
 
 def _ages(kept: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in kept.glob("*.json")}
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Fresh interpreters on this machine, among whom the threads of torch are divided."""
+
+    jobs: int
+
+    def describe(self) -> dict[str, Any]:
+        """How many there are."""
+        return {"jobs": self.jobs}
+
+    def run(self, sent: Mapping[str, Any], kept: Path, advance: Advance) -> None:
+        """See `Executor`."""
+        del kept  # they are told in `sent`
+        claim = Claims()
+        workers: list[_Worker] = []
+        try:
+            for place in range(self.jobs):
+                workers.append(_Worker(threads_each(self.jobs)))
+                workers[-1].say(order(sent, place, self.jobs))
+            with ThreadPoolExecutor(self.jobs) as pool:
+                heard = [pool.submit(worker.hear, claim, advance) for worker in workers]
+                try:
+                    for one in as_completed(heard):
+                        one.result()
+                finally:  # here already, or the pool would wait for processes that nobody wants any more
+                    for worker in workers:
+                        worker.process.terminate()
+        finally:
+            for worker in workers:
+                worker.close()
 
 
 class _Worker:
@@ -190,13 +283,8 @@ class _Worker:
             elif kind == "done":
                 return
             else:
-                name, text = value
-                error = getattr(errors, name, None)
-                raise error(text) if error else TerrellaError(f"a measuring process failed:\n{text}")
-        raise TerrellaError(
-            f"a measuring process died (exit code {self.process.wait()}); see its output. What is finished is kept, "
-            "and the same call goes on there; if memory ran out, with fewer jobs."
-        )
+                raise raised(value)
+        raise died(f"exit code {self.process.wait()}")
 
     def close(self) -> None:
         """End it."""
@@ -226,17 +314,9 @@ def work() -> None:
         tell("claim", [measurement, entrant])
         return bool(heard())
 
-    try:
-        order = heard()
-        sys.path[:] = order["path"]
-        from .suite import run_suite  # it imports this file
-
-        part = Part(order["place"], order["count"], claim)
-        run_suite(**arguments(order["asked"]), part=part, progress=lambda n: tell("advance", int(n)))
-        tell("done", None)
-    except BrokenPipeError:
-        pass  # the parent is gone
-    except TerrellaError as error:
-        tell("failed", [type(error).__name__, str(error)])
-    except Exception:
-        tell("failed", ["", traceback.format_exc()])
+    with suppress(BrokenPipeError):  # the parent is gone
+        told = heard()
+        sys.path[:] = told["path"]
+        kept = Kept(Folder(Path(told["asked"]["out"]) / "kept"), claim)
+        failure = carry_out(told, kept, lambda n: tell("advance", int(n)))
+        tell(*(("done", None) if failure is None else ("failed", failure)))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import EntrantError
 from ..files import atomic
@@ -16,38 +16,67 @@ from ..files import atomic
 FORMAT = 1  # of a suite's results
 
 
+class Shelf(Protocol):
+    """Where results rest, texts by name."""
+
+    def read(self, name: str) -> str | None:
+        """The text of that name, None where there is none."""
+        ...
+
+    def write(self, name: str, text: str) -> None:
+        """Keep a text, whole or not at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A shelf that is a folder, a file a text."""
+
+    path: Path
+
+    def read(self, name: str) -> str | None:
+        """Read a file."""
+        file = self.path / name
+        return file.read_text(encoding="utf-8") if file.exists() else None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with atomic(self.path / name) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Kept:
-    """A folder of results, each beside the settings it was made under; None keeps nothing.
+    """Results on a shelf, each beside the settings it was made under; None keeps nothing.
 
     claim: whether the result of a measurement and entrant, by name, is to be made here and not in another process.
     """
 
-    folder: Path | None
+    shelf: Shelf | None
     claim: Callable[[str, str], bool] = lambda measurement, entrant: True
 
     def get(self, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
-        """The result made under these settings, from the folder if it is there, and whether it was.
+        """The result made under these settings, from the shelf if it is there, and whether it was.
 
         Raises `EntrantError` for one that is not made here.
         """
         plain = json.loads(json.dumps(settings))
         if not self.claim(plain["measurement"]["name"], plain["entrant"]["name"]):
             raise EntrantError("another process makes this result.")
-        path = None if self.folder is None else self.folder / _file(plain)
-        if path is not None and path.exists():
+        name = _file(plain)
+        text = None if self.shelf is None else self.shelf.read(name)
+        if text is not None:
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(text)
             except ValueError:
                 found = {}
             if found.get("settings") == plain:
                 return found["result"], True
         began = time.perf_counter()
         result = {**make(), "seconds": round(time.perf_counter() - began, 1)}
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as unfinished:
-                unfinished.write_text(json.dumps({"settings": plain, "result": result}) + "\n", encoding="utf-8")
+        if self.shelf is not None:
+            self.shelf.write(name, json.dumps({"settings": plain, "result": result}) + "\n")
         return result, False
 
 

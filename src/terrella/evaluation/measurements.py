@@ -27,12 +27,13 @@ import numpy as np
 from ..errors import EntrantError, WorldError
 from ..spec import StreamSpec
 from .denoising import denoising_matrices
+from .distractors import Near
 from .entrant import WorldEntrant
 from .fork_matrix import Matrices, fork_table, interval, matrices, predict
 from .forks import Forks, Kind
 from .metrics import deviations, frame_mse, motion
 from .moments import Moment, Stage
-from .recognition import recognised
+from .recognition import given_back, recognised, told_apart
 from .references import ActionBlind, Oracle
 from .rollout import CHUNK, Dreamer
 
@@ -108,10 +109,13 @@ FULL = (
 LANGUAGE = (Measurement("asked", "forks", "asked", 32, 6), Measurement("reworded", "forks", "reworded", 32, 6))
 
 
-def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec], advance: Advance) -> dict[str, Any]:
+def measure_forks(
+    entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec], advance: Advance, near: Near | None = None
+) -> dict[str, Any]:
     """Score fork matrices of every stream, and the response at each horizon. Groups that fail count as wrong.
 
-    Of a world also `perceived`: the scores over those groups alone that it recognises (`recognition`), `kept` of them.
+    Of a world also `perceived`: the scores over those groups alone that it recognises (`recognition`), `kept` of them,
+    also among their `near` distractors if these are given, of which it then has the score.
     """
     scales = {name: scale(forks, name, stream) for name, stream in streams.items()}
     found: dict[str, list[Matrices]] = {name: [] for name in streams}
@@ -135,12 +139,18 @@ def measure_forks(entrant: Dreamer, forks: Forks, streams: dict[str, StreamSpec]
             apart[name].append(spread)
         advance(len(part) * part.k * max(part.horizons))
     result = {}
-    seen = recognised(entrant.engine, forks, streams, scales) if isinstance(entrant, WorldEntrant) else None
+    seen, nearly = None, {}
+    if isinstance(entrant, WorldEntrant):
+        give = partial(given_back, entrant.engine)
+        seen = recognised(give, forks, streams, scales)
+        if near is not None:
+            apart_from_near, nearly = told_apart(give, near, streams, scales)
+            seen &= apart_from_near
     for name in streams:
         joined = Matrices.join(found[name])
         table = fork_table(joined, forks.marks)
         if seen is not None:
-            table["perceived"] = {"kept": int(seen.sum())}
+            table["perceived"] = {"kept": int(seen.sum()), "near": nearly.get(name)}
             table["perceived"] |= fork_table(joined.of(seen), forks.marks)["all"] if seen.any() else {}
         response = np.concatenate(apart[name], 1)
         table["response"] = interval(response[0], np.where(response[1] > 0, response[1], np.nan))

@@ -30,7 +30,7 @@ from .dimension import resting
 from .metrics import frame_mse
 from .moments import Moment, Stage
 from .rollout import Dreamer
-from .stats import bootstrap, number
+from .stats import bootstrap, number, numbers
 
 TRUTHS = ("continued", "frozen", "deleted", "changed")
 SAME = 1e-9
@@ -138,7 +138,8 @@ def _seen(stage: Stage, observation: Any, stream: str) -> np.ndarray:
 def permanence(dreamer: Dreamer, found: Journeys, stage: Stage) -> dict[str, Any]:
     """Rank the truths by their cost and compare journeys with staying, as JSON values with intervals by group.
 
-    The noise seed of group g is g in both. `nearest`: how often each truth costs least.
+    The noise seed of group g is g in both. `nearest`: how often each truth costs least. `raw`: `right` of each group,
+    None where nothing was asked.
     """
     spec = stage.spec.modelled[found.stream]
     said = [_last(dreamer, found, rows) for rows in (found.away, found.stay)]
@@ -164,7 +165,7 @@ def permanence(dreamer: Dreamer, found: Journeys, stage: Stage) -> dict[str, Any
     table: dict[str, Any] = {"groups": len(cost), "asked": int(asked.sum())}
     for i, name in enumerate(columns):
         table[name] = {"mean": number(mean[i]), "interval": [number(low[i]), number(high[i])]}
-    return table
+    return {**table, "raw": {"right": numbers(share[:, 0])}}
 
 
 def _last(dreamer: Dreamer, found: Journeys, rows: np.ndarray) -> np.ndarray:

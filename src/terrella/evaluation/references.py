@@ -47,20 +47,32 @@ class CopyLast:
 
 
 class RandomFrames:
-    """Says that any frame may follow: one drawn from `bank` (stream -> `(n, ...)`) for each session and step."""
+    """Says that any frame may follow: at each step one drawn from `bank` (stream -> `(n, ...)`).
+
+    What is drawn follows from the session's seed, as whatever is random in an entrant must, so that branches of one
+    moment are told the same. Its score is therefore chance exactly; with draws of each branch's own it would be chance
+    on average alone.
+    """
 
     def __init__(self, bank: dict[str, np.ndarray], seed: int = 0) -> None:
-        self.bank, self.rng = bank, np.random.default_rng(seed)
+        self.bank, self.seed = bank, seed
         self.count = len(next(iter(bank.values())))
 
-    def start(self, observations: dict[str, np.ndarray], actions: Any = None, seeds: Any = 0) -> None:
-        """Forget it."""
+    def start(self, observations: dict[str, np.ndarray], actions: Any = None, seeds: Any = 0) -> _Session:
+        """Forget what was seen."""
+        return _Session({}, _seeds(seeds, len(next(iter(observations.values())))))
 
-    def rollout(self, state: None, actions: Any) -> tuple[None, Frame]:
+    def rollout(self, state: _Session, actions: Any) -> tuple[_Session, Frame]:
         """Draw frames."""
         batch, steps = np.shape(actions)[:2]
-        index = self.rng.integers(self.count, size=(batch, steps))
-        return None, _frame({name: frames[index] for name, frames in self.bank.items()}, batch, steps)
+        last = state.time + steps
+        drawn = {seed: self._draws(seed, last)[state.time :] for seed in set(state.seeds)}
+        index = np.stack([drawn[seed] for seed in state.seeds])
+        shown = _frame({name: frames[index] for name, frames in self.bank.items()}, batch, steps)
+        return _Session({}, state.seeds, last), shown
+
+    def _draws(self, seed: int, count: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, seed]).integers(self.count, size=count)
 
 
 class ActionBlind:

@@ -130,7 +130,7 @@ class Unseen(Situation):
 
     def score(self, dreamer: Dreamer, found: Journeys, stage: Stage) -> dict[str, Any]:
         """As `permanence`."""
-        return permanence(dreamer, found, stage)
+        return {key: value for key, value in permanence(dreamer, found, stage).items() if key != "raw"}
 
     def line(self, row: dict[str, Any]) -> str:
         """How often the truth that went on was the nearest."""

@@ -7,6 +7,8 @@ and entrant, with the settings it was made under; it is made anew only if these 
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -23,10 +25,11 @@ from ..errors import ConfigError, EntrantError, WorldError, did_you_mean
 from ..registry import lookup
 from ..spec import WorldSpec
 from ..world import World
+from .distractors import COUNT, Near, near_frames
 from .entrant import Entrant, WorldEntrant, open_entrant
 from .forks import Forks, fork_groups
-from .jobs import Part, fill, portable
-from .kept import FORMAT, Kept
+from .jobs import Executor, Part, Processes, fill, portable
+from .kept import FORMAT, Folder, Kept
 from .measurements import CORE, FULL, LANGUAGE, Advance, Measurement, measure_forks, measure_loss, measure_nothing
 from .moments import POLICY, Stage
 from .progress import progress_bar
@@ -44,13 +47,18 @@ SUITES: dict[str, tuple[Line, ...]] = {
     "dimensions": QUESTIONS,
     "language": LANGUAGE,
 }
+ALLOWED = {"core": 300.0}  # seconds of the simulator alone, for one measurement; elsewhere `_PATIENCE`
+_PATIENCE = 7200.0
+_PACED = 8  # steps by which the simulator's pace is taken
 _BLIND = 2  # plans over which an entrant takes the mean that knows all but the actions
+_DRAWN = {"random frames": {"drawn": "once a session"}}  # what else the answers of references depend on
 
 
 @dataclass
 class Ground:
     """Where entrants meet: one environment, and the true futures of each kind, made when first asked for.
 
+    allowance: seconds that the simulator may take for one of those measurements that say how many steps it makes.
     opened: what is closed when all have been measured.
     """
 
@@ -61,6 +69,7 @@ class Ground:
     policy: str | Policy
     seed: int
     taken: frozenset[int] = frozenset()
+    allowance: float = math.inf
     opened: ExitStack = field(default_factory=ExitStack)
     _made: dict[Any, Any] = field(default_factory=dict)
 
@@ -93,6 +102,31 @@ class Ground:
         how: dict[str, Any] = {"context": self.context, "lead": self.lead, "policy": self.policy, "taken": self.taken}
         how |= {"branches": m.branches, "marks": marks, "shift": m.shift, "kind": m.kind, "seed": self.seed}
         return self.once(key, lambda: next(fork_groups(self.env, self.spec, sizes=[m.groups], **how)))
+
+    def near(self, m: Measurement) -> Near:
+        """Near distractors of the moments of a measurement."""
+        return self.once(("near", m.kind, m.groups), lambda: near_frames(self.stage, self.forks(m), self.seed))
+
+    def too_slow(self, steps: int) -> str | None:
+        """Why so many steps of the true environment are more than the allowance has time for, or None."""
+        each = self.once("pace", self._pace)
+        if steps * each <= self.allowance:
+            return None
+        return (
+            f"the simulator takes {1000 * each:.0f} ms a step, so that the {steps:,} steps of it would take "
+            f"{steps * each / 60:.0f} minutes; {self.allowance / 60:.0f} are allowed."
+        )
+
+    def _pace(self) -> float:
+        """Seconds that the true environment takes for a step, at best, going back to a saved state now and then."""
+        stage = Stage(self.env, self.spec, self.seed, policy=self.policy)  # other moments stay as they are
+        moment, best = stage.next(1, _PACED, 0), math.inf
+        for _ in range(3):
+            began = time.perf_counter()
+            stage.restore(moment)
+            steps = len(stage.play(moment.actions[1:]).frames)
+            best = min(best, (time.perf_counter() - began) / max(1, steps))
+        return best
 
     def reference(self, name: str, forks: Forks) -> Dreamer:
         """Who knows everything, nothing of actions, nothing of change, or nothing: one of `REFERENCES`."""
@@ -127,17 +161,20 @@ def run_suite(
     device: str | None = None,
     engine: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
+    allowance: float | None = None,
     progress: bool | Advance = True,
-    jobs: int = 1,
+    jobs: int | Executor = 1,
     part: Part | None = None,
 ) -> dict[str, Any]:
     """Measure a world, other entrants and references, and return a table of each line of a suite, as JSON values.
 
     world: None to measure `entrants` alone, in `env`. entrants: objects, or where `open_entrant` finds them. suite:
     `core`, `dimensions`, `language`, `full`, or measurements and questions of one's own. dataset: recordings whose
-    seeds are left out. engine: settings of the world's engine. out: a folder for `suite.json`, `suite.html` and what is
-    kept. progress: a bar, or who counts. jobs: processes that share the work and the threads; with as many threads
-    each, results are those of one. part: what one of them does, which then writes no page. Others as in `evaluate`.
+    seeds are left out. engine: settings of the world's engine. allowance: seconds of the simulator alone beyond which
+    ranking and planning are not measured; 5 minutes of `core`, else 2 hours. out: a folder for `suite.json`,
+    `suite.html` and what is kept. progress: a bar, or who counts. jobs: processes that share the work and the threads,
+    or who runs them elsewhere (`terrella.cluster.RayJobs`); with as many threads each, results are those of one. part:
+    what one of them does, which then writes no page. Others as in `evaluate`.
 
     What the environment does not allow, or what does not fit the world, has `missing`, the reason. Raises `ConfigError`
     when nobody takes part, or something cannot be told to several processes; `UnknownName` for a suite there is not,
@@ -146,7 +183,9 @@ def run_suite(
     plan = _plan(suite) if part is None else part.turned(_plan(suite))
     how: dict[str, Any] = {"env": env, "suite": suite, "references": references, "dataset": dataset, "context": context}
     how |= {"lead": lead, "policy": policy, "seed": seed, "device": device, "engine": engine, "out": out}
-    sent = portable(world, entrants, jobs, **how) if jobs != 1 else None
+    how |= {"allowance": allowance}
+    workers = Processes(jobs) if isinstance(jobs, int) else jobs
+    sent = None if jobs == 1 else portable(world, entrants, workers.jobs, **how)
     loaded = World.load(world) if isinstance(world, (str, Path)) else world
     if loaded is None and (env is None or not entrants):
         raise ConfigError("nobody to measure: give a world, or an environment and an entrant.")
@@ -154,7 +193,8 @@ def run_suite(
     spec = loaded.spec if loaded is not None else describe(made)
     names = default_context(loaded) if loaded is not None else 4
     taken = used_seeds(dataset) if dataset is not None else frozenset()
-    ground = Ground(made, spec, names if context is None else context, lead, policy, seed, taken)
+    patience = ALLOWED.get(str(suite), _PATIENCE) if allowance is None else allowance
+    ground = Ground(made, spec, names if context is None else context, lead, policy, seed, taken, patience)
     if device is not None:
         engine = {**(engine or {}), "device": device}
     takers: list[Entrant] = [] if loaded is None else [WorldEntrant(loaded, engine)]
@@ -165,14 +205,14 @@ def run_suite(
         if len(set(called)) < len(called):
             raise ConfigError(f"entrants are called {called}; each needs a name of its own.")
         folder, fresh = None if out is None else Path(out) / "kept", 0
-        kept = Kept(folder) if part is None else Kept(folder, part.claim)
+        kept = part.kept if part is not None else Kept(None if folder is None else Folder(folder))
         measurements = [line for line in plan if isinstance(line, Measurement)]
         questions = [line for line in plan if isinstance(line, Question)]
         total = sum(_effort(m, len(takers), references) for m in measurements)
         total += sum(effort(question, len(takers), references) for question in questions)
         with progress_bar("suite", total, progress) as advance:
             if sent is not None and folder is not None:
-                fresh, advance = fill(sent, folder, jobs, advance), _uncounted  # what follows only reads
+                fresh, advance = fill(sent, folder, workers, advance), _uncounted  # what follows only reads
             result = _run(measurements, ground, takers, kept, references, advance, env)
             asked = ask(questions, spec, takers, kept, references=references, seed=seed, advance=advance)
         result |= {**asked, "reused": result["reused"] + asked["reused"]}
@@ -191,7 +231,7 @@ def run_suite(
         "env": asdict(spec.env),
         "settings": {"context": ground.context, "lead": lead, "policy": _named(policy), "seed": seed},
         "commit": commit(),
-        "hardware": {**hardware(), "jobs": jobs},
+        "hardware": {**hardware(), **workers.describe()},
     }
     result = json.loads(json.dumps(result))  # equal to what is read from the file
     if out is not None:
@@ -224,13 +264,16 @@ def _run(
             continue
         members: list[tuple[Entrant | None, dict[str, Any]]] = list(zip(takers, described))
         if references and m.forked:
-            members += [(None, {"name": name, "kind": "reference", "plans": _BLIND}) for name in REFERENCES]
+            known = {"kind": "reference", "plans": _BLIND}
+            members += [(None, {"name": name, **known, **_DRAWN.get(name, {})}) for name in REFERENCES]
         for entrant, said in members:
             if m.what == "loss" and not isinstance(entrant, WorldEntrant):
                 continue
             name = said["name"]
             try:
                 settings = {**common, "measurement": asdict(m), "entrant": said}
+                if m.what == "forks" and isinstance(entrant, WorldEntrant):
+                    settings["near"] = COUNT
                 anew = partial(_measure, m, entrant, name, ground, advance, env)
                 rows[name], old = kept.get(settings, anew)
             except (EntrantError, WorldError) as error:  # not kept: it may answer the next time
@@ -269,7 +312,8 @@ def _measure(
     dreamer = entrant or ground.reference(name, forks)
     if m.what == "null":
         return measure_nothing(dreamer, forks, ground.stage, streams, advance)
-    return measure_forks(dreamer, forks, streams, advance)
+    near = ground.near(m) if isinstance(entrant, WorldEntrant) else None
+    return measure_forks(dreamer, forks, streams, advance, near)
 
 
 def _plan(suite: str | Sequence[Line]) -> tuple[Line, ...]:

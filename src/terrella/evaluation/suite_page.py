@@ -37,7 +37,8 @@ _COMPARED = {
     "masked": "where the group's futures differ",
     "perceived": (
         "the whole frame, at those moments alone that the world recognises: their last frame, encoded and decoded "
-        "again, is nearest to itself among the last frames of all moments. What it gets wrong here, it has seen"
+        "again, is nearest to itself among the last frames of all moments, and among pictures of the same scene with "
+        "one attribute changed. What it gets wrong here, it has seen"
     ),
 }
 
@@ -106,16 +107,25 @@ def _forks(rows: dict[str, Any]) -> str:
                 continue  # a loss has no mask
             if lines:
                 text.append(f'<p class="note">Compared over {over}:</p>' + html_table(heads, lines))
-        text += [
-            f"<p>{escape(who)} recognises {table['perceived']['kept']} of {table['groups']} moments.</p>"
-            for who, table in tables.items()
-            if "perceived" in table
-        ]
+        text += [f"<p>{escape(who)} {_seen(table)}</p>" for who, table in tables.items() if "perceived" in table]
         text.append(_avoided(tables, horizons))
     failed = [
         f"{who}: {row['failed']} of {row['groups']} moments failed." for who, row in rows.items() if row["failed"]
     ]
     return "".join(text) + "".join(f"<p>{escape(line)}</p>" for line in failed)
+
+
+def _seen(table: dict[str, Any]) -> str:
+    """How many moments a world recognises, and how well it tells them from their near distractors."""
+    said, near = f"recognises {table['perceived']['kept']} of {table['groups']} moments", table["perceived"].get("near")
+    if not near or near["chance"] is None:
+        return f"{said}."
+    (mean,), ((low, high),) = near["row"]["mean"], near["row"]["interval"]
+    known = "" if low is None else f" ({low:.2f}…{high:.2f})"
+    return (
+        f"{said}. Of frames that differ in one attribute it gives {mean:.2f}{known} back as the one that they are; by "
+        f"chance {near['chance']:.2f}."
+    )
 
 
 def _differs(tables: dict[str, Any]) -> bool:

@@ -60,10 +60,13 @@ class PlanningShare(Subject):
     )
 
     def missing(self, m: Measurement, ground: Ground) -> str | None:
-        """Without a task in the catalogue nobody knows what to plan for."""
-        del m
+        """Without a task in the catalogue nobody knows what to plan for, and a slow simulator would plan for hours."""
         env = describe(ground.env).env
-        return None if task_in(env) else f"the catalogue has no task in {env.id or 'this environment'}."
+        task = task_in(env)
+        if task is None:
+            return f"the catalogue has no task in {env.id or 'this environment'}."
+        plans = -(-task.limit // task.execute)
+        return ground.too_slow(m.groups * (plans * m.branches * task.horizon + (len(FLOORS) + 1) * task.limit))
 
     def measure(
         self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]

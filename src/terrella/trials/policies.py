@@ -30,6 +30,7 @@ from ..planning.trial import Blind, Start, controller, play
 from ..spec import WorldSpec
 
 PLANNER = "icem"  # who shows how it is done
+BESIDE = 2  # policies that do not look
 _CELLS = 16  # a picture is compared as so many by so many means
 
 
@@ -109,7 +110,7 @@ def graded(
     blind.begin({}, seeds)
     drawn = np.stack([blind.act() for _ in range(looks)], 1).repeat(hold, 1)[:, :steps]
     still, held = Blind(spec, space, 1, False).act(), drawn[:, :1]
-    copies = np.zeros((levels + 2, starts, steps), np.bool_)
+    copies = np.zeros((levels + BESIDE, starts, steps), np.bool_)
     copies[:levels] = chance >= shares[:, None, None]
     rows = np.stack([*[drawn] * levels, *(np.broadcast_to(row, drawn.shape) for row in (still, held))])
     names = (*(f"{share:.0%} at random" for share in shares), "does nothing", "holds an action")

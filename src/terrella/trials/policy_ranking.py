@@ -37,7 +37,7 @@ from ..planning.trial import Start, begin
 from ..registry import register
 from ..spec import WorldSpec
 from .imagination import require_finite
-from .policies import Acting, Policies, graded, shown
+from .policies import BESIDE, Acting, Policies, graded, shown
 
 SHOWN = 12  # episodes in which a planner shows how it is done
 _ROLLOUTS = {True: 32, False: 16}  # with a task or without, where nobody has said that the simulator is fast
@@ -95,9 +95,11 @@ class PolicyRanking(Subject):
     )
 
     def missing(self, m: Measurement, ground: Ground) -> str | None:
-        """Nothing beyond the saved states that the suite asks for."""
-        del m, ground
-        return None
+        """Nothing beyond the saved states that the suite asks for, if these are played in time."""
+        task, found = _task(m, ground)
+        plans = -(-task.limit // task.execute)
+        taught = SHOWN * plans * _ROLLOUTS[found] * task.horizon
+        return ground.too_slow(taught + 2 * (m.branches + BESIDE) * m.groups * task.limit)
 
     def measure(
         self, m: Measurement, entrant: Entrant, ground: Ground, advance: Callable[[int], None]
@@ -145,18 +147,26 @@ class PolicyRanking(Subject):
         return html_table(heads, lines) + f'<p class="note">{what}</p>' + html_table(["policy", "truth", *rows], earned)
 
 
+def _task(m: Measurement, ground: Ground) -> tuple[Task, bool]:
+    """The catalogue's task in this environment, else to earn what can be earned; and whether there was one."""
+    found = task_in(describe(ground.env).env)
+    if found is not None:
+        return found, True
+    own = describe(ground.env).env
+    return Task(own, "earn as much as can be", _never, limit=max(m.marks), horizon=12, execute=4), False
+
+
 def _prepared(m: Measurement, ground: Ground) -> _Contest:
     env, spec, steps = ground.env, ground.spec, max(m.marks)
-    found = task_in(describe(env).env)
-    task = found or Task(describe(env).env, "earn as much as can be", _never, limit=steps, horizon=12, execute=4)
-    if found is None:
+    task, found = _task(m, ground)
+    if not found:
         stage = Stage(env, spec, ground.seed, ground.taken, ground.policy)
         teach, begun = (_moments(stage, ground, count, steps) for count in (SHOWN, m.groups))
     else:
         seeds = [ground.seed * 100_003 + 50_000 + number for number in range(SHOWN + m.groups)]
         started = [begin(task, env, seed) for seed in seeds]
         teach, begun = (_resumed(env, spec, part) for part in (started[:SHOWN], started[SHOWN:]))
-    copier = shown(task, spec, env, teach.starts, _ROLLOUTS[found is not None], ground.seed)
+    copier = shown(task, spec, env, teach.starts, _ROLLOUTS[found], ground.seed)
     keys = [start.seed for start in begun.starts]
     policies = graded(spec, env.action_space, copier, m.branches, keys, task.limit)
     twice = [_true(env, spec, task, begun, policies, chance) for chance in (None, ground.seed)]
