@@ -1,4 +1,4 @@
-"""The same work on many machines, by way of Ray (extra `ray`): serving by replicas behind a gateway, recordings, suites."""
+"""The same work on many machines (Ray, extra `ray`): serving by replicas behind a gateway, recordings, suites."""
 
 from .fleet import Fleet, serve_cluster
 from .follow import Follower
