@@ -25,6 +25,7 @@ from terrella.planning import Task
 __all__ = [
     "arguments",
     "commit",
+    "complete",
     "hardware",
     "in_turns",
     "keep_row",
@@ -32,7 +33,9 @@ __all__ = [
     "median",
     "ratio",
     "recorded",
+    "resumable",
     "task_data",
+    "time_is_up",
     "write_json",
 ]
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +53,30 @@ def arguments(description: str | None, *, seed: int = 0, rounds: int = 0) -> arg
         parser.add_argument("--rounds", type=int, default=rounds, help=f"timings of each kind (default {rounds})")
         parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: a step is small)")
     return parser
+
+
+def resumable(description: str | None, out: str) -> argparse.ArgumentParser:
+    """Return a parser for what is computed row by row and kept under `--out`; add what the rows are about."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument(
+        "--minutes", type=float, help="stop before the next row after so long; the same command goes on"
+    )
+    parser.add_argument("--gather", action="store_true", help="compute nothing, print what there is")
+    parser.add_argument("--device", help="where to train and imagine (default: train on a GPU if there is one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well as printing it")
+    return parser
+
+
+def time_is_up(options: argparse.Namespace, began: float) -> bool:
+    """Whether `--minutes` have passed since a moment of `time.monotonic`."""
+    return options.minutes is not None and time.monotonic() - began > 60 * options.minutes
+
+
+def complete(options: argparse.Namespace, compute: Callable[[argparse.Namespace], bool]) -> None:
+    """Make the rows that are missing, unless what there is shall only be gathered. compute: False if time was up."""
+    if not options.gather and not compute(options):
+        print("time is up; the same command goes on", file=sys.stderr)
 
 
 def recorded(env: str, steps: int, out: Path, **how: Any) -> Dataset:
@@ -90,11 +117,22 @@ def keep_row(path: Path, row: dict[str, Any], settings: dict[str, Any]) -> None:
 def write_json(result: dict[str, Any], path: Path | None = None, *, seeds: Any = None) -> None:
     """Print a result with hardware, commit and seeds, and write it to `path` if there is one."""
     whole = {**result, "seeds": seeds, "hardware": hardware(), "commit": commit(), "command": _command()}
-    text = json.dumps(whole, indent=1)
+    text = _rows_in_lines(whole)
     print(text)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
+
+
+def _rows_in_lines(result: dict[str, Any]) -> str:
+    """JSON with a line for each row of a table, so that large results stay few lines and changes can be read."""
+
+    def lines(value: Any) -> str:
+        if not (isinstance(value, list) and value and isinstance(value[0], (dict, list))):
+            return json.dumps(value)
+        return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+
+    return "{\n " + ",\n ".join(f"{json.dumps(key)}: {lines(value)}" for key, value in result.items()) + "\n}"
 
 
 def median(values: list[float]) -> float:

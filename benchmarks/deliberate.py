@@ -33,7 +33,6 @@ same command goes on where it was stopped (`--minutes` stops it by itself); `--g
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -41,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import keep_row, kept_row, task_data, write_json
+from common import complete, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.actions import encode
@@ -281,7 +280,7 @@ def compute(options: argparse.Namespace) -> bool:
     for row in wanted(options):
         if kept(row, options) is not None:
             continue
-        if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
+        if time_is_up(options, began):
             return False
         if row.seed not in benches:
             benches = {row.seed: Bench(row.seed, options)}
@@ -291,7 +290,7 @@ def compute(options: argparse.Namespace) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = resumable(__doc__, "runs/deliberate")
     made.add_argument("--errands", nargs="+", choices=ERRANDS, default=list(ERRANDS))
     made.add_argument("--models", nargs="+", choices=("world", "simulator"), default=["simulator", "world"])
     made.add_argument("--episodes", type=int, default=30, help="of each row (default 30)")
@@ -306,19 +305,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=int, help="longest episode (default: the errand's)")
     made.add_argument("--local", type=Path, metavar="FOLDER", help="a language model as proposer and critic")
     made.add_argument("--endpoint", nargs=2, metavar=("URL", "MODEL"), help="the same behind an address")
-    made.add_argument("--out", type=Path, default=Path("runs/deliberate"))
-    made.add_argument("--minutes", type=float, help="stop before the next row after so long; the same command goes on")
-    made.add_argument("--gather", action="store_true", help="compute nothing, print what there is")
-    made.add_argument("--device", help="where to train and imagine (default: train on a GPU if there is one)")
-    made.add_argument("--json", type=Path, metavar="FILE")
     return made
 
 
 def main(args: list[str] | None = None) -> None:
     """Train what is missing, and compare."""
     options = parser().parse_args(args)
-    if not options.gather and not compute(options):
-        print("time is up; the same command goes on", file=sys.stderr)
+    complete(options, compute)
     hidden = ("json", "out", "seeds", "minutes", "gather", "local")
     settings = {k: v for k, v in vars(options).items() if k not in hidden}
     result = {"benchmark": "deliberate", "settings": settings, "rows": gathered(options)}

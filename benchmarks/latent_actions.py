@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import keep_row, kept_row, write_json
+from common import complete, keep_row, kept_row, resumable, time_is_up, write_json
 from distractor import MovingBackground
 
 import terrella
@@ -233,7 +232,7 @@ def compute(options: argparse.Namespace) -> bool:
     for row in wanted(options):
         if kept_row(row.path(options.out), shown(options)) is not None:
             continue
-        if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
+        if time_is_up(options, began):
             return False
         if bench is None or (bench.name, bench.seed) != (row.world, row.seed):
             bench = Bench(row.world, row.seed, options)
@@ -243,7 +242,7 @@ def compute(options: argparse.Namespace) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = resumable(__doc__, "runs/latent_actions")
     made.add_argument("--worlds", nargs="+", choices=WORLDS, default=["pendulum", "cartpole", "pong", "pong-moving"])
     made.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -260,19 +259,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--groups", type=int, default=48, help="moments whose futures are compared (default 48)")
     made.add_argument("--branches", type=int, default=6, help="futures of each (default 6)")
     made.add_argument("--marks", type=int, nargs="+", default=[1, 4, 16], help="horizons (default 1 4 16)")
-    made.add_argument("--out", type=Path, default=Path("runs/latent_actions"))
-    made.add_argument("--minutes", type=float, help="stop before the next row after so long; the same command goes on")
-    made.add_argument("--gather", action="store_true", help="compute nothing, print what there is")
-    made.add_argument("--device", help="where to train and roll out (default: the best there is)")
-    made.add_argument("--json", type=Path, metavar="FILE")
     return made
 
 
 def main(args: list[str] | None = None) -> None:
     """Train what is missing, and compare."""
     options = parser().parse_args(args)
-    if not options.gather and not compute(options):
-        print("time is up; the same command goes on", file=sys.stderr)
+    complete(options, compute)
     found = (kept_row(row.path(options.out), shown(options)) for row in wanted(options))
     rows = [row for row in found if row is not None]
     result = {"benchmark": "latent_actions", "settings": shown(options), "rows": rows}

@@ -28,7 +28,6 @@ as a tree with too few futures, says why (`refused`). One line a task, seed, mod
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from common import keep_row, kept_row, task_data, write_json
+from common import complete, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -164,7 +163,7 @@ def compute(options: argparse.Namespace) -> bool:
             missing = [row for row in wanted(name, seed, options) if kept(row, options) is None]
             bench = Bench(name, seed, options) if missing else None
             for row in missing:
-                if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
+                if time_is_up(options, began):
                     return False
                 assert bench is not None
                 done = bench.run(row)
@@ -209,7 +208,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = resumable(__doc__, "runs/planning")
     made.add_argument("--tasks", nargs="+", choices=TASKS, default=["pendulum", "cartpole", "mountaincar"])
     made.add_argument("--planners", nargs="+", choices=names("planner"), default=["random", "icem", "mppi", *TREES])
     made.add_argument("--models", nargs="+", choices=("world", "simulator"), default=["world", "simulator"])
@@ -224,20 +223,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--decoder", help="of each world (default: the task's)")
     made.add_argument("--record", type=int, help="transitions to record (default: the task's)")
     made.add_argument("--limit", type=int, help="longest episode (default: the task's)")
-    made.add_argument("--out", type=Path, default=Path("runs/planning"))
-    made.add_argument("--minutes", type=float, help="stop before the next row after so long; the same command goes on")
-    made.add_argument("--gather", action="store_true", help="compute nothing, print what there is")
-    made.add_argument("--device", help="where to train and plan (default: train on a GPU if there is one)")
     made.add_argument("--plot", type=Path, metavar="FILE", help="draw success against budget")
-    made.add_argument("--json", type=Path, metavar="FILE")
     return made
 
 
 def main(args: list[str] | None = None) -> None:
     """Train what is missing, and compare."""
     options = parser().parse_args(args)
-    if not options.gather and not compute(options):
-        print("time is up; the same command goes on", file=sys.stderr)
+    complete(options, compute)
     rows = gathered(options)
     if options.plot is not None:
         plot(rows, options.plot)

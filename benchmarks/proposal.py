@@ -24,7 +24,6 @@ Recordings, worlds and finished rows are kept in `--out`, so that the same comma
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import keep_row, kept_row, task_data, write_json
+from common import complete, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -218,7 +217,7 @@ def compute(options: argparse.Namespace) -> bool:
     for row in wanted(options):
         if kept(row, options) is not None:
             continue
-        if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
+        if time_is_up(options, began):
             return False
         if bench is None or (bench.side, bench.seed) != (row.side, row.seed):
             if bench is not None:
@@ -233,7 +232,7 @@ def compute(options: argparse.Namespace) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = resumable(__doc__, "runs/proposal")
     made.add_argument("--sides", type=int, nargs="+", default=[7, 11], help="tokens a side (default 7 11)")
     made.add_argument("--actors", nargs="+", choices=ACTORS, default=list(ACTORS))
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of worlds, reasoners and episodes")
@@ -248,19 +247,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--record", type=int, help="transitions to record (default: the task's)")
     made.add_argument("--reasoner", default="", help="folder of trained reasoners, with {seed} in its name")
     made.add_argument("--think", default="8m", help="training of each reasoner without --reasoner (default 8m)")
-    made.add_argument("--out", type=Path, default=Path("runs/proposal"))
-    made.add_argument("--minutes", type=float, help="stop before the next row after so long; the same command goes on")
-    made.add_argument("--gather", action="store_true", help="compute nothing, print what there is")
-    made.add_argument("--device", help="where to train and plan (default: train on a GPU if there is one)")
-    made.add_argument("--json", type=Path, metavar="FILE")
     return made
 
 
 def main(args: list[str] | None = None) -> None:
     """Train what is missing, and compare."""
     options = parser().parse_args(args)
-    if not options.gather and not compute(options):
-        print("time is up; the same command goes on", file=sys.stderr)
+    complete(options, compute)
     rows = [found for row in wanted(options) if (found := kept(row, options)) is not None]
     settings = {**shown(options), "sides": options.sides}
     write_json({"benchmark": "proposal", "settings": settings, "rows": rows}, options.json, seeds=options.seeds)
