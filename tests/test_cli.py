@@ -56,7 +56,10 @@ def test_every_command_has_help(command, capsys):
         (["serve", "pendulum", "--cluster", "local"], "--store FOLDER"),
         (["serve", "pendulum", "--cluster", "local", "--store", "s", "--keep", "k"], "--keep is for one server"),
         (["serve", "pendulum", "--cluster", "local", "--store", "s", "--host", "0.0.0.0"], "--cluster local is heard"),
-        (["serve", "pendulum", "--cluster", "auto", "--store", "s", "--public", "http://a.example"], "--public needs a --host"),
+        (
+            ["serve", "pendulum", "--cluster", "auto", "--store", "s", "--public", "http://a.example"],
+            "--public needs a --host",
+        ),
         (["serve", "pendulum", "--cluster", "auto", "--store", "s", "--host", "0.0.0.0"], "replicas must know"),
         (["serve", "nowhere", "--cluster", "local", "--store", "s"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),

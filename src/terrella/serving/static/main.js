@@ -4,16 +4,18 @@ import { showCard, element } from "./card.js";
 import { Controls, keyLabel } from "./controls.js";
 import { Link, MOVED } from "./link.js";
 import { Pane } from "./pane.js";
+import { FINAL, Retry } from "./retry.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "terrella-token";
 const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: [], reopening: new Map(), holding: null };
 const controls = new Controls($("controls"), act);
+const retry = new Retry(connect);
 
 // --- connection
 
 function connect() {
-  lamp("wait", "Connecting");
+  lamp("wait", retry.count ? "Reconnecting" : "Connecting");
   state.link = new Link({
     welcome(message) {
       state.limits = message.limits;
@@ -36,24 +38,37 @@ function connect() {
       toast(message.message);
     },
     lost: onLost,
-  }, sessionStorage.getItem(TOKEN), state.lost[0]);
+  }, sessionStorage.getItem(TOKEN), state.lost[0]?.token);
 }
 
 function onLost(code, refusal) {
-  lamp("off", "Not connected");
-  const tokens = [...[...state.panes.values()].map((pane) => pane.opened.token), ...state.reopening.values()].filter(Boolean);
-  state.lost = tokens.length ? tokens : state.lost;
+  const had = [...state.panes.values()].map((pane) => ({ token: pane.opened.token, running: pane.running, text: pane.text })).concat(...state.reopening.values());
+  const lost = had.filter(({ token }) => token);
+  state.lost = lost.length ? lost : state.lost;
   state.reopening.clear();
   clearPanes();
   if (code === MOVED) return connect();
   if (code === 4001) {
+    retry.calm();
+    lamp("off", "Not connected");
     sessionStorage.removeItem(TOKEN);
     $("ask-token").showModal();
     return;
   }
+  const why = refusal?.message ?? "The server stopped, or could not be reached.";
+  if (!FINAL.has(code)) return reconnect(why);
+  retry.calm();
+  lamp("off", "Not connected");
   $("empty").textContent = "Not connected.";
-  $("lost-reason").textContent = refusal?.message ?? "The server stopped, or could not be reached.";
+  $("lost-reason").textContent = why;
   if (!$("lost").open) $("lost").showModal();
+}
+
+function reconnect(why) {
+  lamp("wait", "Reconnecting");
+  const again = element("button", { type: "button", class: "text", id: "now", onclick: () => retry.now() }, "Try now");
+  $("empty").replaceChildren(element("p", { id: "reconnecting" }, `${why} Reconnecting…`), again);
+  retry.later();
 }
 
 const lamp = (kind, words) => { $("lamp").dataset.state = kind; $("lamp").setAttribute("aria-label", words); $("lamp").title = words; };
@@ -81,9 +96,9 @@ function begin() {
 
 /** Go on with the sessions that a lost connection had. */
 function reopen() {
-  for (const token of state.lost) {
-    state.reopening.set(++state.req, token);
-    state.link.send("reopen", { token, req: state.req });
+  for (const lost of state.lost) {
+    state.reopening.set(++state.req, lost);
+    state.link.send("reopen", { token: lost.token, req: state.req });
   }
   state.lost = [];
 }
@@ -96,12 +111,15 @@ function clearPanes() {
 }
 
 function onOpened(message) {
+  const lost = state.reopening.get(message.req);
+  retry.calm();
   if (!state.reopening.delete(message.req) && message.parent === null && message.req !== state.req) {
     state.link.send("close", { session: message.session });
     return;
   }
   const pane = new Pane(message, { onFocus: focus, onClose: closePane, onShown: shown });
   const parent = state.panes.get(message.parent);
+  pane.text = lost?.text ?? null;
   if (parent) pane.inherit(parent, Infinity);
   state.panes.set(message.session, pane);
   $("stage").append(pane.node);
@@ -115,6 +133,7 @@ function onOpened(message) {
   }
   focus(pane);
   arrange();
+  if (lost?.running) start(pane); // with what is held, which `focus` has said
 }
 
 function onStatus(message) {
