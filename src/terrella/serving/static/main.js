@@ -8,7 +8,8 @@ import { FINAL, Retry } from "./retry.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "terrella-token";
-const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: [], reopening: new Map(), holding: null };
+const moment = new URLSearchParams(location.hash.slice(1)).get("moment"); // somebody's, to go on from
+const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: moment ? [{ token: moment }] : [], reopening: new Map(), holding: null };
 const controls = new Controls($("controls"), act);
 const retry = new Retry(connect);
 
@@ -28,6 +29,7 @@ function connect() {
       else begin();
     },
     opened: onOpened,
+    shared: onShared,
     status: onStatus,
     tick: onTick,
     closed: onClosed,
@@ -288,6 +290,17 @@ function fork() {
   pane.label();
 }
 
+function share() {
+  const pane = state.focus;
+  if (pane) state.link.send("fork", { session: pane.session, frame: pane.looking, share: true, req: ++state.req });
+}
+
+function onShared(message) {
+  $("moment").value = new URL(`#${new URLSearchParams({ moment: message.token })}`, location.href).href;
+  $("shared").showModal();
+  $("moment").select();
+}
+
 // --- looking back
 
 function lookAt(frame) {
@@ -328,6 +341,7 @@ function refresh() {
   $("play").title = busy ? "Pause" : "Play";
   $("play").setAttribute("aria-label", busy ? "Pause" : "Play");
   for (const id of ["play", "step", "restart", "rewind", "fork"]) $(id).disabled = !pane;
+  $("share").disabled = !pane?.opened.token;
   $("sync").disabled = !pane?.opened.truth || Boolean(pane.now?.truth?.ended) || pane.looking !== null;
   const time = $("time");
   time.disabled = !pane?.now || now === pane.oldest;
@@ -423,6 +437,8 @@ $("play").addEventListener("click", playOrPause);
 $("step").addEventListener("click", stepOnce);
 $("restart").addEventListener("click", () => (state.panes.size ? restart() : begin()));
 $("fork").addEventListener("click", fork);
+$("share").addEventListener("click", share);
+addEventListener("hashchange", () => location.reload()); // another link was pasted
 $("sync").addEventListener("click", () => state.focus && state.link.send("sync", { session: state.focus.session }));
 $("time").addEventListener("input", () => lookAt(Number($("time").value)));
 $("rewind").addEventListener("pointerdown", (event) => { $("rewind").setPointerCapture(event.pointerId); holdRewind(true); });
