@@ -125,7 +125,7 @@ function onOpened(message) {
   if (parent) pane.inherit(parent, Infinity);
   state.panes.set(message.session, pane);
   $("stage").append(pane.node);
-  if (state.about?.name !== message.about.name || message.parent === null) {
+  if (state.about?.name !== message.about.name || (message.parent === null && !lost)) { // else what is held stays held
     state.about = message.about;
     $("world").value = message.world;
     controls.show(state.about);
