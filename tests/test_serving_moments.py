@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -63,35 +64,40 @@ def test_a_moment_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
             assert words in client.until("error")["message"]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
-def command(world: Path, keep: Path, port: int) -> Any:
+def command(world: Path, port: int, *said: str) -> Any:
     """`terrella serve` in a process of its own, killed at the end."""
-    said = [str(world), "--port", str(port), "--keep", str(keep), "--batch", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "terrella.cli", "serve", *said], stderr=subprocess.DEVNULL)
+    how = [str(world), "--port", str(port), "--batch", "1", *said]
+    process = subprocess.Popen([sys.executable, "-m", "terrella.cli", "serve", *how], stderr=subprocess.DEVNULL)
+    alive = "healthz" if "--cluster" in said else "ready"
     try:
-        for _ in range(300):
+        for _ in range(600):
             with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200:
+                if httpx.get(f"http://127.0.0.1:{port}/{alive}").status_code == 200:
                     break
             time.sleep(0.1)
         yield process
     finally:
-        process.kill()
-        process.wait(20)
+        process.send_signal(signal.SIGINT if "--cluster" in said else signal.SIGKILL)  # a cluster ends its processes
+        process.wait(60)
 
 
 @pytest.mark.slow
 @pytest.mark.browser
 def test_two_people_from_one_moment_and_a_server_that_is_killed(tmp_path: Path, browser: Any) -> None:  # noqa: F811
     arena("MountainCar-v0", "car", pixels=True).save(tmp_path / "car")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     first, second = (browser.new_page(viewport={"width": 1000, "height": 760}) for _ in range(2))
     both = ((first, "ArrowLeft"), (second, "ArrowRight"))
     for page, _ in both:
         page.set_default_timeout(40_000)
-    with command(tmp_path / "car", tmp_path / "kept", port) as server:
+    with command(tmp_path / "car", port, "--keep", str(tmp_path / "kept")) as server:
         first.goto(f"http://127.0.0.1:{port}/")
         first.wait_for_selector(".pane .hint.on")
         first.uncheck("#stop", force=True)
@@ -131,7 +137,7 @@ def test_two_people_from_one_moment_and_a_server_that_is_killed(tmp_path: Path, 
             page.wait_for_selector("#reconnecting")
             assert page.locator("dialog[open]").count() == 0
         first.screenshot(path=tmp_path / "reconnecting.png")
-    with command(tmp_path / "car", tmp_path / "kept", port):
+    with command(tmp_path / "car", port, "--keep", str(tmp_path / "kept")):
         for (page, key), then in zip(both, at):
             page.wait_for_selector(".pane[data-running]")  # by itself, and it runs as it ran
             at_least(page, then + 10)
@@ -143,3 +149,36 @@ def test_two_people_from_one_moment_and_a_server_that_is_killed(tmp_path: Path, 
         second.screenshot(path=tmp_path / "second.png")
     for page, _ in both:
         page.close()
+
+
+def holder(folder: Path) -> int:
+    """The process that holds a server's folder."""
+    inode = (folder / "lock").stat().st_ino
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return next(int(words[4]) for words in held if words[1] == "FLOCK" and words[5].endswith(f":{inode}"))
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is asked of /proc/locks")
+def test_the_page_goes_on_after_kill_9_of_its_replica(tmp_path: Path, browser: Any) -> None:  # noqa: F811
+    pytest.importorskip("ray")
+    arena("MountainCar-v0", "car", pixels=True).save(tmp_path / "car")
+    port, store, page = free_port(), tmp_path / "store", browser.new_page()
+    page.set_default_timeout(60_000)
+    with command(tmp_path / "car", port, "--cluster", "local", "--store", str(store)):
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector(".pane .hint.on")
+        page.uncheck("#stop", force=True)
+        page.click("#play")
+        at_least(page, 40)
+        (journal,) = store.glob("replica-*/sessions/*.jsonl")
+        rate, at, home = float(page.input_value("#speed")), frame(page), journal.parents[1]
+        os.kill(holder(home), signal.SIGKILL)
+        page.wait_for_selector("#reconnecting")
+        page.wait_for_selector(".pane[data-running]")  # by way of the gateway
+        at_least(page, at + 10)
+        assert page.evaluate("Number(document.getElementById('time').min)") >= at - 1.25 * rate
+        (journal,) = store.glob("replica-*/sessions/*.jsonl")
+        assert journal.parents[1] != home
+    page.close()
