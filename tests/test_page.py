@@ -468,7 +468,11 @@ def test_token_and_a_server_that_goes_away(browser: Any, worlds: dict[str, World
         page.click("#token-form button")
         page.wait_for_selector(".pane")
         assert token not in page.url
-    page.wait_for_selector("#lost[open]")
+    page.wait_for_selector("#reconnecting")
+    assert page.get_attribute("#lamp", "aria-label") == "Reconnecting"
+    assert page.locator("dialog[open]").count() == 0
+    with serving({"car": worlds["car"]}, int(url.rstrip("/").rsplit(":", 1)[1]), token=token):
+        page.wait_for_selector(".pane .hint.on")  # begins again, since nothing was kept
     page.close()
 
 
@@ -490,9 +494,8 @@ def test_sessions_go_on_with_a_new_server_and_show_their_company(
         page.click("#play")
         page.wait_for_timeout(500)
         at = frame(page)
-    page.wait_for_selector("#lost[open]")
+    page.wait_for_selector("#reconnecting")
     with serving(car, int(url.rstrip("/").rsplit(":", 1)[1]), truth=False, keep=tmp_path, batch=2):
-        page.click("#again")
         until(page, "() => document.querySelectorAll('.pane').length === 2")
         at_least(page, at)
         assert frame(page) == at

@@ -15,7 +15,8 @@ from terrella.laws import shaken
 from terrella.nn.flow_map import sliding
 from terrella.serving import frames
 from terrella.serving.catalogue import Served
-from terrella.serving.protocol import MAP, RAW, Header, Limits
+from terrella.serving.header import MAP, RAW, Header
+from terrella.serving.limits import Limits
 from terrella.serving.session import Session
 from terrella.spec import ActionSpec, EnvSpec, Motion, StreamSpec, WorldSpec
 from terrella.training import world_config

@@ -27,8 +27,9 @@ from terrella.errors import ActionError, ArenaError, ConfigError, ServingError, 
 from terrella.serving import create_app, create_server, serve
 from terrella.serving.catalogue import Catalogue, Served
 from terrella.serving.guard import allowed, check_binding
+from terrella.serving.header import JPEG, RAW, VECTOR, Header
 from terrella.serving.player import Player, check_row
-from terrella.serving.protocol import JPEG, RAW, VECTOR, Action, Header, Limits, Open, Rewind, dump, parse
+from terrella.serving.protocol import Action, Limits, Open, Rewind, dump, parse
 from terrella.serving.session import Session
 from terrella.spec import ActionSpec, EnvSpec, StreamSpec, WorldSpec
 from terrella.world import Part, World, WorldConfig

@@ -109,6 +109,9 @@ def test_what_the_server_says_fits_the_schema(tmp_path: Path) -> None:
         said.append(client.until("status"))
         client.send("open", world="nowhere")
         said.append(client.until("error"))
+        client.send("fork", session=number, share=True, req=7)
+        said.append(client.until("shared"))
+        assert said[-1]["req"] == 7
         client.send("close", session=number)
         said.append(client.until("closed"))
     assert {body["type"] for body in said} == set(ANSWERS)

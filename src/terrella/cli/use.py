@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ..errors import ConfigError
 from .say import Say, plain
 
 
@@ -80,6 +81,9 @@ def serve(
     precision: str | None = None,
     truth: bool = False,
     log: Literal["text", "json"] = "text",
+    cluster: str | None = None,
+    replicas: int | None = None,
+    store: Path | None = None,
 ) -> None:
     """Serve worlds to many people, and to programs, until interrupted: page, socket and HTTP API.
 
@@ -103,7 +107,17 @@ def serve(
         precision: Bits of the weights: float32, bfloat16, int8 or int4.
         truth: Run the true environment beside every session.
         log: Write the log for people or, as JSON lines, for machines.
+        cluster: Ray cluster to serve from instead: auto, host:6379, ray://host:10001, or local for one here.
+        replicas: Servers there, with a CPU each, and with --device cuda a GPU; 2 if not said.
+        store: Folder that all machines of the cluster share, in which its sessions are kept.
     """
+    if cluster is None and (replicas is not None or store is not None):
+        raise ConfigError(
+            "--replicas and --store are a cluster's: add --cluster local (or its address), or leave them out; one "
+            "server alone keeps sessions with --keep FOLDER."
+        )
+    if cluster is not None:
+        _check_cluster(cluster, store, keep, host, public)
     from ..engine import engine_settings
     from ..serving import guard
     from ..serving import serve as run
@@ -122,23 +136,66 @@ def serve(
         if made:
             Say.print(f"clients must give this token: {plain(token)}")
 
-    run(
-        worlds or World.list_gallery(),
-        host=host,
-        port=port,
-        public=public,
-        token=token,
-        batch=batch,
-        exact=exact,
-        keep=keep,
-        limits=Limits(clients=clients, sessions=sessions),
-        device=device,
-        steps=steps,
-        engine=engine_settings(None, budget_ms=budget_ms, precision=precision),
-        truth=truth,
-        gallery=False,
-        on_ready=announce,
+    how: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "token": token,
+        "batch": batch,
+        "exact": exact,
+        "limits": Limits(clients=clients, sessions=sessions),
+        "device": device,
+        "steps": steps,
+        "engine": engine_settings(None, budget_ms=budget_ms, precision=precision),
+        "truth": truth,
+        "on_ready": announce,
+    }
+    if cluster is None or store is None:
+        run(worlds or World.list_gallery(), public=public, keep=keep, gallery=False, **how)
+        return
+    from ..cluster import serve_cluster
+    from ..serving.app import name_worlds
+
+    named = name_worlds(worlds or World.list_gallery())
+    World.load(str(next(iter(named.values()))))  # a wrong path should be said here, not by a replica
+    there = {name: str(Path(str(at)).resolve() if Path(str(at)).exists() else at) for name, at in named.items()}
+    serve_cluster(
+        there,
+        store,
+        address=cluster,
+        replicas=2 if replicas is None else replicas,
+        gpus=1.0 if device.startswith("cuda") else 0.0,
+        origins=[] if public is None else [public],
+        **how,
     )
+
+
+def _check_cluster(cluster: str, store: Path | None, keep: Path | None, host: str, public: str | None) -> None:
+    """Raise `ConfigError` for options that a cluster cannot be served with."""
+    from ..serving.guard import is_loopback, site
+
+    if store is None:
+        raise ConfigError(
+            "a cluster's replicas share their sessions: add --store FOLDER, which all machines can reach."
+        )
+    if keep is not None:
+        raise ConfigError("--keep is for one server; a cluster keeps its sessions in --store: leave --keep out.")
+    if is_loopback(host):
+        if public is not None:
+            raise ConfigError(
+                "--public needs a --host that other machines reach: clients of a cluster reach replicas too."
+            )
+    elif cluster == "local":
+        raise ConfigError("--cluster local is heard on this machine alone; leave --host out, or join a cluster: auto.")
+    elif public is None:
+        raise ConfigError(
+            f"replicas must know at which address browsers find the page, and {host} may have several: add --public "
+            "http://NAME:PORT."
+        )
+    elif site(public)[0] != "http":
+        raise ConfigError(
+            f"{public} is a page whose browsers connect by TLS only, which replicas do not speak; write it as http://, "
+            "on a network of your own."
+        )
 
 
 def plan(

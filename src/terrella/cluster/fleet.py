@@ -8,6 +8,7 @@ as well. Ray's own ports run what they are sent: a cluster belongs into a networ
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ServingError
-from ..serving.app import create_server
+from ..serving.app import bind, create_server
 from ..serving.guard import check_binding, is_loopback
 from ..serving.keeper import Keeper
 from ..serving.limits import Limits
@@ -35,9 +36,9 @@ class Fleet:
     """Replicas as Ray actors, named `replica-0` and on; a context manager that ends them.
 
     worlds: paths that every machine can read, or gallery names, by name. store: a folder that all machines share.
-    address: of a Ray cluster; None: the one this process is connected to, or a new one on this machine. cpus, gpus:
-    what a replica takes of a machine, whole or in part. everywhere: replicas are reached at their machines' addresses
-    instead of 127.0.0.1, which needs a `token`. settings: see `Replica`. A replica that dies is begun again.
+    address: of a Ray cluster, as `connect` takes it. cpus, gpus: what a replica takes of a machine, whole or in part.
+    everywhere: replicas are reached at their machines' addresses instead of 127.0.0.1, which needs a `token`.
+    settings: see `Replica`. A replica that dies is begun again.
     Raises `MissingExtra` without Ray, `ServingError` where no replica comes up.
     """
 
@@ -57,7 +58,7 @@ class Fleet:
         if replicas < 1:
             raise ServingError(f"replicas is {replicas}; a cluster has at least one.")
         check_binding("0.0.0.0" if everywhere else "127.0.0.1", settings.get("token"))
-        self._ray, self._own = connect(address, "a cluster")
+        self._ray, self._own = connect(address, "a cluster", cpus=math.ceil(replicas * cpus))
         store = Path(store).resolve()
         for folder in {store / ADRIFT, *(path.parent for path in store.glob("*/sessions"))}:
             _sweep(folder)
@@ -162,7 +163,7 @@ def serve_cluster(
     with Fleet(worlds, store, token=token, limits=limits, origins=pages, everywhere=not local, **fleet) as replicas:
         app = create_gateway(Gateway(replicas, store), token=token, local=local, limits=limits)
         server = create_server(app, host=host, port=port, limits=limits)
-        socket = server.config.bind_socket()
+        socket = bind(server)
 
         def announce() -> None:
             while not server.started:

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ServingError
-from ..serving.protocol import PROTOCOL, Header
+from ..serving.header import Header
+from ..serving.protocol import PROTOCOL
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection

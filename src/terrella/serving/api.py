@@ -45,8 +45,9 @@ from .catalogue import Catalogue, Served
 from .desk import Desk, Frame, Held, Part, Refusal
 from .dispatch import Dispatcher
 from .gate import HEADERS
+from .header import JPEG, MAP, PICTURE, RAW, TRUE, VECTOR
 from .limits import Limits
-from .protocol import JPEG, MAP, PICTURE, RAW, TRUE, VECTOR, Open, Reset, Rewind
+from .protocol import Open, Reset, Rewind
 from .scheduler import EngineThread
 
 FORMATS = {RAW: "rgb", JPEG: "jpeg", VECTOR: "float32"}

@@ -29,6 +29,8 @@ from .limits import Limits, client_address
 from .scheduler import EngineThread
 
 if TYPE_CHECKING:
+    import socket
+
     import uvicorn
     from fastapi import FastAPI
 
@@ -91,7 +93,7 @@ def create_app(
     keeper = keep if keep is None or isinstance(keep, Keeper) else Keeper(keep, most=limits.store_bytes)
     metrics = Metrics()
     catalogue = Catalogue(
-        _named(worlds, gallery=gallery),
+        name_worlds(worlds, gallery=gallery),
         device=device,
         settings=settings,
         repeats=exact or batch == 1,
@@ -225,12 +227,7 @@ def serve(
         limits=limits,
     )
     server = create_server(app, host=host, port=port, proxied=public is not None, limits=limits)
-    try:
-        socket = server.config.bind_socket()
-    except SystemExit as error:
-        raise ServingError(
-            f"port {port} of {host} cannot be bound; choose another port, or 0 for a free one."
-        ) from error
+    socket = bind(server)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{socket.getsockname()[1]}/"
 
@@ -247,6 +244,17 @@ def serve(
 
     threading.Thread(target=announce, name="terrella-announce", daemon=True).start()
     server.run([socket])
+
+
+def bind(server: uvicorn.Server) -> socket.socket:
+    """Take the port that a server was made for; raises `ServingError` where another one has it."""
+    try:
+        return server.config.bind_socket()
+    except SystemExit as error:
+        port, host = server.config.port, server.config.host
+        raise ServingError(
+            f"port {port} of {host} cannot be bound; choose another port, or 0 for a free one."
+        ) from error
 
 
 async def _sweep(desk: Desk, period: float) -> None:
@@ -267,8 +275,8 @@ def _full(addresses: Collection[str], mine: str, limits: Limits) -> str:
     return ""
 
 
-def _named(worlds: Sources, *, gallery: bool) -> dict[str, Source]:
-    """Give every world the name by which clients ask for it."""
+def name_worlds(worlds: Sources, *, gallery: bool = False) -> dict[str, Source]:
+    """Give every world the name by which clients ask for it; raises `ServingError` where two have the same."""
     named: dict[str, Source] = {}
     if isinstance(worlds, World):
         named[worlds.name or "world"] = worlds

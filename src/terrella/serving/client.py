@@ -28,7 +28,7 @@ class Client:
 
     most: sessions that it may have; 0 for as many as a connection. `refused` says why a client without a session got
     none; its connection should end. `root` names the fork tree of the sessions that it opens, "" for a tree of their
-    own (see `moves`).
+    own (see `moves`). `shared` counts moments that it has kept for others.
     """
 
     send: Callable[[list[bytes | str]], None]
@@ -36,6 +36,7 @@ class Client:
     root: str = ""
     players: dict[int, Player] = field(default_factory=dict)
     last_number: int = 0
+    shared: int = 0
     gone: bool = False
     refused: str = ""
 

@@ -19,9 +19,10 @@ from ..actions import encode
 from ..errors import ActionError, ServingError
 from .client import Client, Made
 from .dispatch import Dispatcher
+from .header import Header
 from .limits import Limits, client_address
 from .player import check_row
-from .protocol import Action, Close, Fork, Header, Message, Open, Reopen, Reset, Rewind, Step
+from .protocol import Action, Close, Fork, Message, Open, Reopen, Reset, Rewind, Step
 from .scheduler import EngineThread
 
 SNAPSHOT = "snap-"  # before the id of what is not stepped
@@ -174,6 +175,9 @@ class Desk:
             held = None
         if held is None and self._kept:
             held, _ = await self._begin(self._seat(host), Reopen(key.removeprefix(SNAPSHOT)), key=key)
+            if stepped and held.id != key:
+                await self.close(held.id, host)
+                raise Refusal(409, "snapshot", "a shared moment stays as it is; fork it.")
         if held is None:
             raise Refusal(404, "session", "there is no such session; it was closed, or nobody asked for it for long.")
         held.used = time.monotonic()
@@ -190,7 +194,8 @@ class Desk:
             raise
         if opened is None or not frames:
             raise Refusal(500, "internal", "no session came of that.")
-        key = key or SNAPSHOT * snapshot + (opened["token"] or secrets.token_urlsafe(24))
+        if not key or opened["token"] not in (None, key.removeprefix(SNAPSHOT)):  # a shared moment's is not its own
+            key = SNAPSHOT * snapshot + (opened["token"] or secrets.token_urlsafe(24))
         held = Held(key, seat, opened["session"], opened, time.monotonic())
         self._held[key] = held
         return held, frames[-1]

@@ -8,19 +8,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ServerFull, ServingError, TerrellaError
 from .admission import Demand, refusal
-from .catalogue import Catalogue, Served
+from .catalogue import Catalogue
 from .client import Client, Made
 from .curve import BatchCurve
 from .guard import same_token
 from .keeper import Keeper
 from .limits import Limits
-from .moves import new_token, root_of
+from .openings import Openings
 from .player import Player
 from .protocol import (
     Ack,
@@ -38,13 +38,13 @@ from .protocol import (
     Resume,
     Rewind,
     Set,
+    Shared,
     Step,
     Sync,
     dump,
 )
-from .session import Session, advance_together
+from .session import advance_together
 from .tiers import Tiers
-from .truth import Truth
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -72,12 +72,11 @@ class Dispatcher:
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics
-        self._catalogue = catalogue
+        self._openings = Openings(catalogue, limits, self._admit, truth=truth, in_phase=batch > 1, keeper=keeper)
         self._admits = admit
         self._keeper = keeper
         self.tiers = Tiers(limits, disk=keeper is not None)
         self._limits = limits
-        self._truth = truth
         self.batch = batch
         self._clients: list[Client] = []
 
@@ -248,24 +247,10 @@ class Dispatcher:
 
     def _open(self, client: Client, message: Open) -> None:
         self._room(client)
-        served = self._catalogue.get(message.world)
-        fps = min(message.fps or served.spec.fps, self._limits.max_fps)
-        self._admit(served.curve(message.steps), fps)
-        token = new_token(client.root)
-        record = None if self._keeper is None else self._keeper.record(token)
-        try:
-            session = self._begin(served, message.truth, seed=message.seed, steps=message.steps, record=record)
-        except BaseException:
-            if record is not None and self._keeper is not None:
-                self._keeper.forget(record)
-            raise
-        player = Player(client.number(), session, self._limits, fps, in_phase=self.batch > 1, token=token)
-        self._introduce(client, player, None, message.req)
+        self._introduce(client, self._openings.open(client, message), None, message.req)
 
     def _reopen(self, client: Client, message: Reopen) -> None:
         """Give a session back to whoever holds its token: taken over from a connection, or as its journal tells it."""
-        if self._keeper is None:
-            raise ServingError("this server keeps no sessions; open a new one.")
         self._room(client, new=False)
         for other, player in self.players():
             if same_token(message.token, player.token):
@@ -276,56 +261,15 @@ class Dispatcher:
                 player.number = client.number()
                 return self._introduce(client, player, None, message.req)
         self._room(client)
-        past, record = self._keeper.resume(message.token)
-        served, about = self._catalogue.get(str(past.about.get("world"))), past.about
-        self._admit(served.curve(about["steps"]), about["fps"])
-        session = self._begin(served, about["truth"], seed=past.seed, steps=about["steps"], record=record, past=past)
-        player = Player(
-            client.number(),
-            session,
-            self._limits,
-            about["fps"],
-            about["turns"],
-            stop_at_end=about["stop_at_end"],
-            in_phase=self.batch > 1,
-            token=message.token,
-        )
-        self._introduce(client, player, None, message.req)
-
-    def _begin(self, served: Served, truth: bool, **settings: Any) -> Session:
-        """A session, with the true environment beside it if that is wanted and there."""
-        env = self._begin_truth(served) if truth and self._truth else None
-        try:
-            return Session(served, truth=env, limits=self._limits, **settings)
-        except BaseException:
-            if env is not None:
-                env.close()
-            raise
-
-    def _begin_truth(self, served: Served) -> Truth | None:
-        try:
-            return served.truth()
-        except Exception as error:
-            log.info("%s is played without its environment: %s", served.name, error)
-            return None
+        self._introduce(client, self._openings.reopen(client, message), None, message.req)
 
     def _fork(self, client: Client, player: Player, message: Fork) -> None:
+        if message.share:
+            client.send([dump(Shared(self._openings.share(client, player, message.frame), message.req))])
+            return
         self._room(client)
         self._admit(player.session.served.curve(player.session.steps), player.fps)
-        token, session = new_token(root_of(player.token)), player.session.fork(message.frame)
-        if self._keeper is not None and player.session.record is not None:
-            session.record = self._keeper.branch(player.session.record, token, session.shot.frame)
-        child = Player(
-            client.number(),
-            session,
-            self._limits,
-            player.fps,
-            player.turns,
-            stop_at_end=player.stop_at_end,
-            in_phase=player.in_phase,
-            token=token,
-        )
-        self._introduce(client, child, player.number, message.req)
+        self._introduce(client, self._openings.fork(client, player, message.frame), player.number, message.req)
 
     def _introduce(self, client: Client, player: Player, parent: int | None, req: int) -> None:
         if client not in self._clients:

@@ -6,8 +6,8 @@ import numpy as np
 import simplejpeg
 
 from ..spec import WorldSpec
+from .header import JPEG, LATE, MAP, PICTURE, RAW, REPLAYED, TRUE, VECTOR, Header
 from .moment import Shot
-from .protocol import JPEG, LATE, MAP, PICTURE, RAW, REPLAYED, TRUE, VECTOR, Header
 
 EXACT_SIDE = 128  # images up to this many pixels a side travel unchanged
 QUALITY = 90

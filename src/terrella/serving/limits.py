@@ -11,9 +11,10 @@ from dataclasses import dataclass
 class Limits:
     """What one client and the whole server may use. Bytes, seconds, or counts.
 
-    panes: sessions of one connection. clients, sessions: of the whole server. address_clients, address_sessions:
-    connections and HTTP sessions of one address; this machine's own are only bound by the whole. request_bytes: of an
-    HTTP request. outbox: messages that wait for a client who does not read. store_bytes: of all that is kept.
+    panes: sessions of one connection; moments: those it may share. clients, sessions: of the whole server.
+    address_clients, address_sessions: connections and HTTP sessions of one address; this machine's own are only bound
+    by the whole. request_bytes: of an HTTP request. outbox: messages that wait for a client who does not read.
+    store_bytes: of all that is kept.
     """
 
     message_bytes: int = 4096
@@ -21,6 +22,7 @@ class Limits:
     hello_seconds: float = 5.0
     idle_seconds: float = 1800.0
     panes: int = 8
+    moments: int = 64
     clients: int = 16
     sessions: int = 32
     address_clients: int = 8

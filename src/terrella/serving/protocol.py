@@ -1,21 +1,16 @@
 """What a page and a server say to each other: JSON text for control, binary messages for frames.
 
 A client begins with `hello` and then opens sessions, each with a number that all later messages carry. Every frame of a
-session arrives as its parts (one binary message a stream, header below), closed by one `tick` in JSON; the client
+session arrives as its parts (one binary message a stream, see `header`), closed by one `tick` in JSON; the client
 answers with `ack` once it has shown it. No session runs more than `Limits.window` frames ahead of its acks.
 
-Frame header, 32 bytes, little endian: magic `WMF1`, kind u8, session u8, flags u16, epoch u32, frame u32,
-action_seq u32 (the last action consumed), gen_us u32, width u16, height u16, payload_len u32. Flags: bit 0 the frame
-was late, bit 1 it was replayed, bit 2 it is the true environment's; bits 8-15 are the stream's index in the world's
-order, 255 for a rendered picture, 254 for the map of what the world remembers, where its memory is one. A session's
-epoch grows whenever its past changes (reset, rewind), so that late frames of the old past can be told apart.
+A session's epoch grows whenever its past changes (reset, rewind), so that late frames of the old past are told apart.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -24,12 +19,7 @@ from ..errors import ConfigError, ServingError
 from .limits import Limits
 
 PROTOCOL = 1
-MAGIC = b"WMF1"
-HEADER = struct.Struct("<4sBBHIIIIHHI")
-RAW, JPEG, VECTOR = 0, 1, 5  # 2, 3 and 4 are kept for WebP and H.264
-LATE, REPLAYED, TRUE = 1, 2, 4
 DEFAULT = Limits()
-PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 
 COUNT = 2**32 - 1
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -142,11 +132,15 @@ class Rewind:
 
 @dataclass(frozen=True)
 class Fork:
-    """Open another session that shares this one's past, from the present or from an earlier frame."""
+    """Open another session that shares this one's past, from the present or from an earlier frame.
+
+    `share`: open none, but keep that moment for others; answered by `shared`.
+    """
 
     session: int
     frame: int | None = None
     req: int = 0
+    share: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,54 +173,6 @@ MESSAGES: dict[str, type] = {  # by their `type`
     kind.__name__.lower(): kind
     for kind in (Hello, Open, Reopen, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
 }
-
-
-@dataclass(frozen=True)
-class Header:
-    """The 32 bytes before a part of a frame; `pack` and `unpack` are inverse."""
-
-    kind: int
-    session: int
-    flags: int = 0
-    epoch: int = 0
-    frame: int = 0
-    seq: int = 0
-    gen_us: int = 0
-    width: int = 0
-    height: int = 0
-    length: int = 0
-
-    def pack(self) -> bytes:
-        """Write the header as 32 bytes."""
-        return HEADER.pack(
-            MAGIC,
-            self.kind,
-            self.session,
-            self.flags,
-            self.epoch,
-            self.frame,
-            self.seq,
-            min(self.gen_us, 2**32 - 1),
-            self.width,
-            self.height,
-            self.length,
-        )
-
-    @classmethod
-    def unpack(cls, message: bytes) -> tuple[Header, bytes]:
-        """Split a binary message into header and payload; raises `ServingError` when it is cut short or not ours."""
-        if len(message) < HEADER.size or message[:4] != MAGIC:
-            raise ServingError(f"a frame begins with {MAGIC!r} and a {HEADER.size}-byte header; got {message[:8]!r}.")
-        header = cls(*HEADER.unpack_from(message)[1:])
-        payload = message[HEADER.size :]
-        if len(payload) != header.length:
-            raise ServingError(f"a frame's payload has {len(payload)} bytes; its header says {header.length}.")
-        return header, payload
-
-    @property
-    def stream(self) -> int:
-        """Index of the stream; `PICTURE` or `MAP` for what is no stream."""
-        return self.flags >> 8
 
 
 def parse(text: str, limits: Limits = DEFAULT) -> Message:
@@ -303,6 +249,14 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A moment is kept: whoever says `reopen` with this token begins a session of their own there, again and again."""
+
+    token: str
+    req: int = 0
+
+
+@dataclass(frozen=True)
 class TrueTick:
     """The true environment's side of a tick; `gap` is the mean absolute difference, 0 to 1 for images."""
 
@@ -375,7 +329,9 @@ class Error:
     fatal: bool = False
 
 
-ANSWERS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Welcome, Opened, Tick, Status, Closed, Error)}
+ANSWERS: dict[str, type] = {
+    kind.__name__.lower(): kind for kind in (Welcome, Opened, Shared, Tick, Status, Closed, Error)
+}
 """What a server says, by its `type`."""
 
 

@@ -4,16 +4,19 @@ import { showCard, element } from "./card.js";
 import { Controls, keyLabel } from "./controls.js";
 import { Link, MOVED } from "./link.js";
 import { Pane } from "./pane.js";
+import { FINAL, Retry } from "./retry.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "terrella-token";
-const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: [], reopening: new Map(), holding: null };
+const moment = new URLSearchParams(location.hash.slice(1)).get("moment"); // somebody's, to go on from
+const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: moment ? [{ token: moment }] : [], reopening: new Map(), holding: null };
 const controls = new Controls($("controls"), act);
+const retry = new Retry(connect);
 
 // --- connection
 
 function connect() {
-  lamp("wait", "Connecting");
+  lamp("wait", retry.count ? "Reconnecting" : "Connecting");
   state.link = new Link({
     welcome(message) {
       state.limits = message.limits;
@@ -26,6 +29,7 @@ function connect() {
       else begin();
     },
     opened: onOpened,
+    shared: onShared,
     status: onStatus,
     tick: onTick,
     closed: onClosed,
@@ -36,24 +40,37 @@ function connect() {
       toast(message.message);
     },
     lost: onLost,
-  }, sessionStorage.getItem(TOKEN), state.lost[0]);
+  }, sessionStorage.getItem(TOKEN), state.lost[0]?.token);
 }
 
 function onLost(code, refusal) {
-  lamp("off", "Not connected");
-  const tokens = [...[...state.panes.values()].map((pane) => pane.opened.token), ...state.reopening.values()].filter(Boolean);
-  state.lost = tokens.length ? tokens : state.lost;
+  const had = [...state.panes.values()].map((pane) => ({ token: pane.opened.token, running: pane.running, text: pane.text })).concat(...state.reopening.values());
+  const lost = had.filter(({ token }) => token);
+  state.lost = lost.length ? lost : state.lost;
   state.reopening.clear();
   clearPanes();
   if (code === MOVED) return connect();
   if (code === 4001) {
+    retry.calm();
+    lamp("off", "Not connected");
     sessionStorage.removeItem(TOKEN);
     $("ask-token").showModal();
     return;
   }
+  const why = refusal?.message ?? "The server stopped, or could not be reached.";
+  if (!FINAL.has(code)) return reconnect(why);
+  retry.calm();
+  lamp("off", "Not connected");
   $("empty").textContent = "Not connected.";
-  $("lost-reason").textContent = refusal?.message ?? "The server stopped, or could not be reached.";
+  $("lost-reason").textContent = why;
   if (!$("lost").open) $("lost").showModal();
+}
+
+function reconnect(why) {
+  lamp("wait", "Reconnecting");
+  const again = element("button", { type: "button", class: "text", id: "now", onclick: () => retry.now() }, "Try now");
+  $("empty").replaceChildren(element("p", { id: "reconnecting" }, `${why} Reconnecting…`), again);
+  retry.later();
 }
 
 const lamp = (kind, words) => { $("lamp").dataset.state = kind; $("lamp").setAttribute("aria-label", words); $("lamp").title = words; };
@@ -81,9 +98,9 @@ function begin() {
 
 /** Go on with the sessions that a lost connection had. */
 function reopen() {
-  for (const token of state.lost) {
-    state.reopening.set(++state.req, token);
-    state.link.send("reopen", { token, req: state.req });
+  for (const lost of state.lost) {
+    state.reopening.set(++state.req, lost);
+    state.link.send("reopen", { token: lost.token, req: state.req });
   }
   state.lost = [];
 }
@@ -96,16 +113,19 @@ function clearPanes() {
 }
 
 function onOpened(message) {
+  const lost = state.reopening.get(message.req);
+  retry.calm();
   if (!state.reopening.delete(message.req) && message.parent === null && message.req !== state.req) {
     state.link.send("close", { session: message.session });
     return;
   }
   const pane = new Pane(message, { onFocus: focus, onClose: closePane, onShown: shown });
   const parent = state.panes.get(message.parent);
+  pane.text = lost?.text ?? null;
   if (parent) pane.inherit(parent, Infinity);
   state.panes.set(message.session, pane);
   $("stage").append(pane.node);
-  if (state.about?.name !== message.about.name || message.parent === null) {
+  if (state.about?.name !== message.about.name || (message.parent === null && !lost)) { // else what is held stays held
     state.about = message.about;
     $("world").value = message.world;
     controls.show(state.about);
@@ -115,6 +135,7 @@ function onOpened(message) {
   }
   focus(pane);
   arrange();
+  if (lost?.running) start(pane); // with what is held, which `focus` has said
 }
 
 function onStatus(message) {
@@ -269,6 +290,17 @@ function fork() {
   pane.label();
 }
 
+function share() {
+  const pane = state.focus;
+  if (pane) state.link.send("fork", { session: pane.session, frame: pane.looking, share: true, req: ++state.req });
+}
+
+function onShared(message) {
+  $("moment").value = new URL(`#${new URLSearchParams({ moment: message.token })}`, location.href).href;
+  $("shared").showModal();
+  $("moment").select();
+}
+
 // --- looking back
 
 function lookAt(frame) {
@@ -309,6 +341,7 @@ function refresh() {
   $("play").title = busy ? "Pause" : "Play";
   $("play").setAttribute("aria-label", busy ? "Pause" : "Play");
   for (const id of ["play", "step", "restart", "rewind", "fork"]) $(id).disabled = !pane;
+  $("share").disabled = !pane?.opened.token;
   $("sync").disabled = !pane?.opened.truth || Boolean(pane.now?.truth?.ended) || pane.looking !== null;
   const time = $("time");
   time.disabled = !pane?.now || now === pane.oldest;
@@ -404,6 +437,8 @@ $("play").addEventListener("click", playOrPause);
 $("step").addEventListener("click", stepOnce);
 $("restart").addEventListener("click", () => (state.panes.size ? restart() : begin()));
 $("fork").addEventListener("click", fork);
+$("share").addEventListener("click", share);
+addEventListener("hashchange", () => location.reload()); // another link was pasted
 $("sync").addEventListener("click", () => state.focus && state.link.send("sync", { session: state.focus.session }));
 $("time").addEventListener("input", () => lookAt(Number($("time").value)));
 $("rewind").addEventListener("pointerdown", (event) => { $("rewind").setPointerCapture(event.pointerId); holdRewind(true); });
