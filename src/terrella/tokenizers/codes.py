@@ -116,7 +116,7 @@ class Codes(Tokenizer):
 
     def _logits(self, z: Tensor) -> Tensor:
         """Of each entry's values, `(..., N, G, V)`; those that it cannot have are out of the question."""
-        logits = self.decoder(z.to(self.decoder[0].weight.dtype)).unflatten(-1, (self.entries, self.most))
+        logits = self.decoder(z.to(next(self.decoder.parameters()).dtype)).unflatten(-1, (self.entries, self.most))
         return logits.masked_fill(~self.allowed, torch.finfo(logits.dtype).min)
 
     def _classes(self, obs: Tensor) -> Tensor:
