@@ -393,8 +393,8 @@ def test_an_engine_that_observes_something_else_is_caught(what, monkeypatch):
 def test_an_engine_that_draws_otherwise_when_nobody_looks_is_caught(monkeypatch):
     draw = Stepper.draw
 
-    def unseen(self, slabs, seeds, row, observe=True):
-        drawn = draw(self, slabs, seeds, row, observe)
+    def unseen(self, slabs, seeds, row, observe=True, guidance=None):
+        drawn = draw(self, slabs, seeds, row, observe, guidance)
         return drawn if observe else replace(drawn, z_BNZ=1.001 * drawn.z_BNZ)
 
     check.looking_changes_no_latent(small_world())
