@@ -296,7 +296,7 @@ def test_clients_that_flood_take_nothing_from_others() -> None:
         assert [frame for frame, _ in seen] == list(range(len(seen)))
         closed = re.search(r'terrella_closed_total\{code="1008"\} (\S+)', WEB.get(url + "metrics").text)
         assert closed is not None
-        assert float(closed[1]) > 3
+        assert float(closed[1]) >= 3  # each of them, once at least
         until(lambda: count(url, "terrella_connections") == 0)
 
 
