@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import actions as codec
 from ..arenas.grammar import Grammar
 from ..arenas.read_grid import GridReader
 from ..arenas.speak_grid import COLOURS, THINGS
 from ..data import Dataset
-from ..errors import ActionError, ConfigError
+from ..data.sentences import count_sentences
+from ..errors import ConfigError
 from .language_models import LanguageModel
 from .tasks import Seen
 
@@ -131,10 +131,7 @@ def grammar_sentences(grammar: Grammar, new: bool = True) -> tuple[str, ...]:
 
 def recorded_sentences(data: Dataset) -> tuple[str, ...]:
     """All sentences said in a dataset, in the order of the alphabet; raises `ActionError` where actions are others."""
-    if data.spec.action.kind != "text":
-        raise ActionError(f"actions here are {codec.describe(data.spec.action)}; expected sentences.")
-    rows = [np.unique(data.episode(i, states=False).actions, axis=0) for i in range(len(data))]
-    return tuple(sorted({codec.decode(data.spec.action, row) for each in rows for row in each}))
+    return tuple(sorted(count_sentences(data)))
 
 
 def _question(scene: Scene, known: Sequence[str], count: int) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..actions import decode
 from ..config import to_json
 from ..data import Dataset
 from ..data.episode import Clips
+from ..data.sentences import count_sentences
 from ..errors import ConfigError, DatasetError, TrainingError
 from ..nn.spectral import SpectralBound
 from ..world import World, WorldConfig
@@ -92,7 +92,7 @@ def train(
             run.train_backbone(data)
     world.record = {**about, "torch": torch.__version__, **run.steps.record}
     world.starts = _openings(data, recipe.seen) if recipe.blind else recorded_starts(data)
-    world.sentences = recorded_sentences(data)
+    world.sentences = _commonest_sentences(data)
     world.eval().requires_grad_(False)
     if out:
         world.save(out)
@@ -122,12 +122,11 @@ def recorded_starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | N
     return Clips(kept, clips.actions[:, :-1], clips.rewards[:, :-1], clips.terminated[:, :-1])
 
 
-def recorded_sentences(data: Dataset, count: int = 12, most: int = 50_000) -> tuple[str, ...]:
+def _commonest_sentences(data: Dataset, count: int = 12, most: int = 50_000) -> tuple[str, ...]:
     """Take the commonest sentences of at most `most` transitions, where actions are texts: what one may well say."""
-    if data.spec.action.kind != "text" or not data.steps:
+    if data.spec.action.kind != "text":
         return ()
-    rows, counts = np.unique(data.actions[:: -(-data.steps // most)], axis=0, return_counts=True)
-    said = (decode(data.spec.action, row) for row in rows[np.argsort(-counts, kind="stable")][: count + 1])
+    said = list(count_sentences(data, most))[: count + 1]
     return tuple(sentence for sentence in said if sentence.strip())[:count]
 
 
