@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_page import at_least, browser, frame, opened  # noqa: F401  (a fixture)
+from test_page import at_least, browser, frame, listening, opened  # noqa: F401  (a fixture)
 from test_serving import CAR, LEFT, QUICK, REST, RIGHT, WALK, same, tiny
 
 from terrella.cli.main import main
@@ -282,17 +282,8 @@ class Here:
 
 @contextlib.contextmanager
 def door(gateway: Gateway, **kwargs: Any) -> Iterator[str]:
-    server = create_server(create_gateway(gateway, **kwargs), port=0)
-    socket = server.config.bind_socket()
-    thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield f"ws://127.0.0.1:{socket.getsockname()[1]}/ws"
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    with listening(create_server(create_gateway(gateway, **kwargs), port=0)) as port:
+        yield f"ws://127.0.0.1:{port}/ws"
 
 
 def expected(seed: int, rows: Any) -> list[bytes]:

@@ -58,18 +58,24 @@ def tiny(env: str, name: str, **kwargs: Any) -> World:
 
 
 @contextlib.contextmanager
-def serving(worlds: dict[str, World], port: int = 0, **kwargs: Any) -> Iterator[str]:
-    server = create_server(create_app(dict(worlds), **kwargs), port=port)
+def listening(server: Any) -> Iterator[int]:
+    """Run a server in a thread; yields its port."""
     socket = server.config.bind_socket()
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
     try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}/"
+        yield socket.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+@contextlib.contextmanager
+def serving(worlds: dict[str, World], port: int = 0, **kwargs: Any) -> Iterator[str]:
+    with listening(create_server(create_app(dict(worlds), **kwargs), port=port)) as bound:
+        yield f"http://127.0.0.1:{bound}/"
 
 
 @pytest.fixture(scope="module")
