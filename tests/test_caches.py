@@ -15,7 +15,7 @@ from terrella.errors import ConfigError, StateError, UnknownName
 from terrella.laws import shaken
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
 from terrella.training import world_config
-from terrella.world import World
+from terrella.world import Part, World
 
 SPEC = WorldSpec({"pixels": StreamSpec("image", (32, 32, 3))}, ActionSpec("discrete", n=3))
 STEPS = 8
@@ -125,6 +125,32 @@ def test_a_cache_that_computes_all_changes_nothing(world):
         other, frame = cached.step(other, np.ones((2, 1)))
         assert torch.equal(latents(one), latents(other))
         assert frame.info["evaluations"].tolist() == [STEPS, STEPS]
+
+
+def test_the_first_layer_alone_and_then_the_rest_is_the_whole_network(world):
+    plain, cached = engine(world), engine(world, FeatureCache("layer", threshold=0.0), fused=True)
+    whole, _ = plain.rollout(begin(plain, 2), np.ones((2, 3, 1)))
+    parted, others = cached.rollout(begin(cached, 2), np.ones((2, 3, 1)))
+    assert torch.equal(latents(whole), latents(parted))
+    assert others.info["evaluations"].tolist() == [[STEPS] * 3] * 2
+    # Nothing but the layer itself is passed for a step that is not computed.
+    idle = engine(world, FeatureCache("layer", threshold=1e6, furthest=STEPS))
+    called = []
+    hooks = [block.register_forward_hook(lambda *_: called.append(1)) for block in idle.world.dynamics.blocks]
+    state = begin(idle, 2)
+    called.clear()
+    idle.step(state, np.ones((2, 1)))
+    for hook in hooks:
+        hook.remove()
+    layers, written = len(idle.world.dynamics.blocks), idle.world.dynamics.depth
+    assert len(called) == layers + (STEPS - 1) + written
+
+
+def test_the_first_layer_is_asked_only_where_there_is_one():
+    config = world_config("debug", SPEC)
+    other = World(SPEC, replace(config, dynamics=Part("rssm")))
+    with pytest.raises(ConfigError, match="first layer"):
+        Engine(other, cache="first_layer")
 
 
 @pytest.mark.parametrize(

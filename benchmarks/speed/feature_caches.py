@@ -1,9 +1,9 @@
 """Measure what forecasting denoising steps saves and costs, beside the same world with fewer steps.
 
     python benchmarks/speed/feature_caches.py --json feature_caches.json
-    python benchmarks/speed/feature_caches.py --fine 15 --steps 16 64 --json feature_caches_fine.json
+    python benchmarks/speed/feature_caches.py --fine 2000steps --steps 16 64 --json feature_caches_fine.json
 
-The gallery's worlds take at most 8 steps. `--fine` trains one of CoinRun for so many minutes that takes up to 64, and
+The gallery's worlds take at most 8 steps. `--fine` trains one of CoinRun within a budget that takes up to 64, and
 measures it instead.
 
 For each world and number of steps: the plain engine, every cache by name, the schedule that dynamic programming finds
@@ -109,22 +109,22 @@ def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[
     return rows
 
 
-def fine_world(minutes: float, out: Path) -> World:
+def fine_world(budget: str, out: Path) -> World:
     """Train a world of CoinRun with a grid of 64 denoising steps, or open the one that is there."""
-    path = out / f"coinrun-fine-{minutes:g}m"
+    path = out / f"coinrun-fine-{budget}"
     if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
         return World.load(path)
     data = recorded("procgen/coinrun", 60_000, out, seed=1000, max_episode_steps=500)
     config = world_config("tiny", data.spec)
     config = replace(config, decoder=Part("shortcut", {**config.decoder.config, "finest": 64}))
-    return terrella.train(data, path, budget=f"{60 * minutes:g}s", preset="tiny", config=config)
+    return terrella.train(data, path, budget=budget, preset="tiny", config=config)
 
 
 def main() -> None:
     """Compare."""
     parser = arguments(__doc__, rounds=60)
     parser.add_argument("--worlds", nargs="*", default=["coinrun", "pong"], help="gallery names or folders")
-    parser.add_argument("--fine", type=float, metavar="MINUTES", help="measure a world trained for this, see above")
+    parser.add_argument("--fine", metavar="BUDGET", help="measure a world trained within this, see above")
     parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where that world is kept")
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8], help="as far as a world goes")
     parser.add_argument("--episodes", type=int, default=32, help="futures compared (default 32)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -28,12 +29,14 @@ class Dynamics(nn.Module, ABC):
     that the laws are tested with, for a backbone that does not take just any. memory: the bounded memory that it steps
     with instead of its window, if any. agrees: for how many frames of a session the two paths agree; None: for ever.
     differentiable: whether what it predicts has a gradient by numbers in actions, over many frames. recurrent: how the
-    names of the parameters begin that take what is remembered from one frame to the next, for bounds on them.
+    names of the parameters begin that take what is remembered from one frame to the next, for bounds on them. layered:
+    whether its first layer can be passed alone (`begin`).
     """
 
     name: ClassVar[str] = ""
     differentiable: ClassVar[bool] = True
     recurrent: ClassVar[tuple[str, ...]] = ()
+    layered: ClassVar[bool] = False
     example: ClassVar[tuple[TokenSpec, ActionSpec] | None] = None
     spec: StateSpec
     memory: Memory | None = None
@@ -55,6 +58,16 @@ class Dynamics(nn.Module, ABC):
 
         Pure, so it may be called once a denoising step.
         """
+
+    def begin(
+        self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor | None = None, noise: Noise | None = None
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Pass the first layer of `predict` alone, for a backbone that is `layered`.
+
+        Returns what the layer adds to the frame's tokens, `(B, N, D)`, and a function that goes on to what `predict`
+        returns.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:

@@ -19,7 +19,9 @@ Yang et al., LongLive, arXiv 2509.22622 (keys kept unrotated); Xiao et al., arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +88,7 @@ class Transformer(Dynamics):
     """
 
     Config = TransformerConfig
+    layered: ClassVar[bool] = True
     turn: Tensor
     ages: Tensor
 
@@ -137,9 +140,17 @@ class Transformer(Dynamics):
         previous = slabs.recurrent["previous"]
         x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, extra_BND)
         fetched = self._fetched(slabs, action_BW, extra_BND)
-        for i, block in enumerate(self._layers()):
-            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
-        return self._leave(x, previous)
+        return self._leave(self._through(x, mods, slabs, fetched), previous)
+
+    def begin(
+        self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor | None = None, noise: Noise | None = None
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """See `Dynamics.begin`."""
+        previous = slabs.recurrent["previous"]
+        x, mods = self._enter(z_BNZ, previous, self._step_condition(slabs, action_BW), noise, 0, None)
+        fetched = self._fetched(slabs, action_BW, None)
+        first = self._through(x, mods, slabs, fetched, 0, 1)
+        return first - x, lambda: self._leave(self._through(first, mods, slabs, fetched, 1), previous)
 
     def commit(self, slabs: Slabs, action_BW: Tensor, z_BNZ: Tensor, tau_B: Tensor) -> tuple[Slabs, Outcome]:
         """See `Dynamics.commit`."""
@@ -253,6 +264,19 @@ class Transformer(Dynamics):
 
     def _layers(self) -> list[_Block]:
         return list(self.blocks)  # pyright: ignore[reportReturnType]
+
+    def _through(
+        self,
+        x: Tensor,
+        mods: Tensor,
+        slabs: Slabs,
+        fetched: list[Fetched] | None,
+        since: int = 0,
+        until: int | None = None,
+    ) -> Tensor:
+        for i, block in enumerate(self._layers()[since:until], since):
+            x = block(x, mods, self.turn, self._past(slabs, i, fetched))
+        return x
 
     def _enter(
         self,

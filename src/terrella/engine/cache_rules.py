@@ -23,12 +23,12 @@ class Rule(Protocol):
         """Forecast a step after the first, `(B, N, Z)`."""
         ...
 
-    def wanted(self, step: int, z_BNZ: Tensor, guess_BNZ: Tensor) -> Tensor:
-        """Which sessions should compute it, bool `(B,)`."""
+    def wanted(self, step: int, by_BNX: Tensor, guess_BNZ: Tensor) -> Tensor:
+        """Which sessions should compute it, bool `(B,)`, by its input or what the first layer makes of it."""
         ...
 
-    def note(self, step: int, z_BNZ: Tensor, x_BNZ: Tensor, computed_B: Tensor) -> None:
-        """Take the input and the value of a step, and which sessions computed it."""
+    def note(self, step: int, by_BNX: Tensor, x_BNZ: Tensor, computed_B: Tensor) -> None:
+        """Take what `wanted` went by and the value of a step, and which sessions computed it."""
         ...
 
     def kept(self) -> dict[str, Tensor]:
@@ -39,9 +39,10 @@ class Rule(Protocol):
 class Within:
     """Forecasts a step from the computed ones of the same frame.
 
-    rule: `schedule` (mask), `change` or `drift`. The change since the last computed step is that of the input times how
-    much the value moved with it when both were last seen: `sum |dz| g / |x|`, `g = |dx| / |dz|`. The drift is
-    `sum mean(curvature |guess - guess before|)` over tokens.
+    rule: `schedule` (mask), `change`, `drift` or `layer`. The change since the last computed step is that of the input
+    times how much the value moved with it when both were last seen: `sum |dz| g / |x|`, `g = |dx| / |dz|`. The drift is
+    `sum mean(curvature |guess - guess before|)` over tokens. `layer` goes by `|r - r'| / |r'|`: r is what the first
+    layer adds, r' what it added at the last computed step.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Within:
         self.points = Points()
         self.moved: Tensor | None = None  # (B,), since the last computed step
         self.before: tuple[Tensor, Tensor] | None = None  # input and value of the step before
+        self.anchor: Tensor | None = None  # what the first layer added at the last computed step
         self.gain: Tensor | None = None  # (B,)
 
     def guess(self, step: int) -> Tensor:
@@ -69,9 +71,9 @@ class Within:
             return by_token(self.points, step, self.furthest)
         return polynomial(self.points, step, self.order, self.grid)
 
-    def wanted(self, step: int, z_BNZ: Tensor, guess_BNZ: Tensor) -> Tensor:
+    def wanted(self, step: int, by_BNX: Tensor, guess_BNZ: Tensor) -> Tensor:
         """See `Rule.wanted`."""
-        every = torch.ones(len(z_BNZ), dtype=torch.bool, device=z_BNZ.device)
+        every = torch.ones(len(by_BNX), dtype=torch.bool, device=by_BNX.device)
         if self.rule == "schedule":
             return every & self.mask[step % len(self.mask)]
         if step < self.first or self.before is None or self.moved is None:
@@ -79,21 +81,25 @@ class Within:
         z, x = self.before
         if self.rule == "change":
             gain = torch.ones_like(self.moved) if self.gain is None else self.gain
-            self.moved = self.moved + gain * _size(z_BNZ - z) / _size(x)
+            self.moved = self.moved + gain * _size(by_BNX - z) / _size(x)
+        elif self.anchor is not None:
+            self.moved = _size(by_BNX - self.anchor) / _size(self.anchor)
         else:
             step_BN = (guess_BNZ - x).norm(dim=-1)
             self.moved = self.moved + (curvature(self.points) * step_BN).mean(-1)
         return (self.moved >= self.threshold) | (self.points.since(step) > self.furthest)
 
-    def note(self, step: int, z_BNZ: Tensor, x_BNZ: Tensor, computed_B: Tensor) -> None:
+    def note(self, step: int, by_BNX: Tensor, x_BNZ: Tensor, computed_B: Tensor) -> None:
         """See `Rule.note`."""
         self.points.add(step, x_BNZ, computed_B)
-        if self.before is not None:
-            gain = _size(x_BNZ - self.before[1]) / _size(z_BNZ - self.before[0])
+        if self.rule == "layer":
+            self.anchor = by_BNX if self.anchor is None else torch.where(computed_B[:, None, None], by_BNX, self.anchor)
+        elif self.before is not None:
+            gain = _size(x_BNZ - self.before[1]) / _size(by_BNX - self.before[0])
             self.gain = gain if self.gain is None else torch.where(computed_B, gain, self.gain)
         moved = torch.zeros_like(x_BNZ[:, 0, 0]) if self.moved is None else self.moved
         self.moved = torch.where(computed_B, 0, moved)
-        self.before = z_BNZ, x_BNZ
+        self.before = by_BNX, x_BNZ
 
     def kept(self) -> dict[str, Tensor]:
         """See `Rule.kept`: nothing outlives the frame."""
@@ -118,14 +124,14 @@ class Across:
         assert self.first is not None
         return self.first + self.memory[RESIDUAL][:, step - 1]
 
-    def wanted(self, step: int, z_BNZ: Tensor, guess_BNZ: Tensor) -> Tensor:
+    def wanted(self, step: int, by_BNX: Tensor, guess_BNZ: Tensor) -> Tensor:
         """See `Rule.wanted`."""
-        del step, z_BNZ, guess_BNZ
+        del step, by_BNX, guess_BNZ
         return self.fresh
 
-    def note(self, step: int, z_BNZ: Tensor, x_BNZ: Tensor, computed_B: Tensor) -> None:
+    def note(self, step: int, by_BNX: Tensor, x_BNZ: Tensor, computed_B: Tensor) -> None:
         """See `Rule.note`."""
-        del z_BNZ
+        del by_BNX
         if step == 0:
             self.first = x_BNZ
         elif self.first is not None:

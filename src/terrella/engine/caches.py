@@ -7,30 +7,35 @@ do not depend on its neighbours; time is saved where all sessions of a batch ski
     schedule   steps are computed by their number: the first ones, then one in so many, or an explicit mask
     change     a step is computed once what should have changed since the last one passes a threshold
     drift      the same, by how far tokens whose path bends have moved
+    layer      the same, by what the backbone's first layer adds, which is always computed
     across     the first step is computed; the others take the difference to it that an earlier frame had
 
 What outlives a frame (`across`, and what the guard found) belongs to the session: it is forked, saved and batched with
 it. With `across`, a frame under another action than the one before is computed in full.
 
 Ref: Selvaraju et al., FORA, arXiv 2407.01425 (`interval`); EasyCache, arXiv 2507.02860 (`change`: accumulated relative
-change, no constants fitted to a checkpoint); WorldCache, arXiv 2603.06331 (`drift`); CacheQuant, arXiv 2503.01323
-(`best_mask`). Differs: all at the output tap and for each session; `across` is ours.
+change, no constants fitted to a checkpoint); WorldCache, arXiv 2603.06331 (`drift`); cache-dit, a library (`layer`: its
+first block); CacheQuant, arXiv 2503.01323 (`best_mask`). Differs: all at the output tap and for each session; `across`
+is ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, did_you_mean
-from ..nn.latents import Noise, Predict, TokenSpec
+from ..nn.latents import Begin, Noise, Predict, TokenSpec
 from ..nn.slabs import SlabSpec
+from ..world import World
 from .cache_rules import LEFT, RESIDUAL, ROW, Across, Rule, Within
 
 REST = "cache.rest"
+RULES = ("schedule", "change", "drift", "layer", "across")
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class FeatureCache:
     """When a denoising step is computed, and how it is forecast otherwise.
 
     rule: see the module. first: steps computed at the beginning of each frame. every: with `schedule`, one in so many
-    is computed after these; `mask` overrides both. threshold: of `change` and `drift`. furthest: how many steps in a
-    row, with `across` frames in a row, may be forecast. order: of the polynomial (see `terrella.engine.forecast`).
+    is computed after these; `mask` overrides both. threshold: of `change`, `drift` and `layer`. furthest: how many
+    steps in a row, with `across` frames in a row, may be forecast. order: of the polynomial (see `forecast`).
     band: `high` continues only what is fine on the token grid and reuses the rest. tokens: continue each token by its
     curvature. guard: 0, or every how many frames all steps are computed beside their forecasts; where the relative
     squared error of a forecast exceeds `bound`, the session does without for the next `guard` frames.
@@ -47,7 +52,7 @@ class FeatureCache:
     Raises `ConfigError` for values out of range.
     """
 
-    rule: Literal["schedule", "change", "drift", "across"] = "schedule"
+    rule: Literal["schedule", "change", "drift", "layer", "across"] = "schedule"
     first: int = 1
     every: int = 2
     mask: tuple[bool, ...] | None = None
@@ -60,8 +65,8 @@ class FeatureCache:
     bound: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.rule not in ("schedule", "change", "drift", "across"):
-            raise did_you_mean(str(self.rule), ("schedule", "change", "drift", "across"), "rule of a feature cache")
+        if self.rule not in RULES:
+            raise did_you_mean(str(self.rule), RULES, "rule of a feature cache")
         if self.first < 1 or self.every < 1 or self.furthest < 1 or not 0 <= self.order <= 2 or self.guard < 0:
             raise ConfigError("first, every and furthest must be at least 1, order 0, 1 or 2, guard at least 0.")
         if self.mask is not None and (not self.mask or not self.mask[0]):
@@ -97,32 +102,36 @@ CACHES = {
     "frequency": FeatureCache(first=3, every=3, order=2, band="high"),
     "curvature": FeatureCache("drift", first=3, threshold=1.0, tokens=True),
     "change": FeatureCache("change", first=2, threshold=0.05),
+    "first_layer": FeatureCache("layer", threshold=0.3),
     "across": FeatureCache("across", furthest=1),
 }
 """Caches by name: `Engine(world, cache="interval")` takes one of these or a `FeatureCache`."""
 
 
-def find_cache(cache: FeatureCache | str | None, tokens: TokenSpec, budgeted: bool) -> FeatureCache | None:
-    """Return a cache by its name, if frames of these `tokens` can have it.
+def find_cache(cache: FeatureCache | str | None, world: World, *, budgeted: bool) -> FeatureCache | None:
+    """Return a cache by its name, if frames of this world can have it.
 
-    Raises `UnknownName`, and `ConfigError` where tokens have no grid to part by frequency, or where the number of steps
-    that a cache remembers will change with a budget.
+    Raises `UnknownName`, and `ConfigError` where tokens have no grid to part by frequency, where the number of steps
+    that a cache remembers will change with a budget, or where the world's backbone is not `layered`.
     """
     if isinstance(cache, str):
         if cache not in CACHES:
             raise did_you_mean(cache, CACHES, "feature cache")
         cache = CACHES[cache]
-    if cache is not None and cache.band == "high" and tokens.grid is None:
+    if cache is not None and cache.band == "high" and world.tokens.grid is None:
         raise ConfigError("this world's tokens fill no grid that could be parted by frequency; choose band='all'.")
     if cache is not None and cache.rule == "across" and budgeted:
         raise ConfigError("a budget changes the number of steps, which this cache remembers; choose one of both.")
+    if cache is not None and cache.rule == "layer" and not world.dynamics.layered:
+        raise ConfigError("this world's backbone has no first layer that could be passed alone; choose rule='change'.")
     return cache
 
 
 class CachedFrame:
     """The network as the sampler of one frame sees it: a `Predict` that may forecast.
 
-    memory: the recurrent slabs of the sessions. steps: denoising steps of the frame. evaluations_B: how often each
+    memory: the recurrent slabs of the sessions. steps: denoising steps of the frame. begin: the network's first layer
+    and how it goes on, for the rule that looks at it. evaluations_B: how often each
     session computed a step, after the frame.
     """
 
@@ -135,8 +144,9 @@ class CachedFrame:
         row_BW: Tensor,
         steps: int,
         grid: tuple[int, int] | None,
+        begin: Begin | None = None,
     ):
-        self.cache, self.predict, self.memory, self.step = cache, predict, memory, 0
+        self.cache, self.predict, self.memory, self.step, self.begin = cache, predict, memory, 0, begin
         self.mask = cache.steps(steps)
         self.rule: Rule = (
             Across(memory, row_BW, cache.furthest)
@@ -165,20 +175,22 @@ class CachedFrame:
         if z is None:  # a plain prediction: there is one, and nothing to go by
             self.evaluations_B = self.evaluations_B + 1
             return self.predict(z, noise)
-        wanted = torch.ones_like(self.forced)
+        wanted, by, ask = torch.ones_like(self.forced), z, partial(self.predict, z, noise)
+        if self.begin is not None:
+            by, ask = self.begin(z, noise)
         if step == 0 or (self.certain and self.mask[step]):
-            x = self.predict(z, noise)
+            x = ask()
         elif self.certain:  # nobody need ask the device
             x, wanted = self.rule.guess(step), ~wanted
         else:
             x = self.rule.guess(step)
-            wanted = self.rule.wanted(step, z, x)
+            wanted = self.rule.wanted(step, by, x)
             if bool((wanted | self.forced).any()):
-                true = self.predict(z, noise)
+                true = ask()
                 self._watch(true, x, wanted)
                 wanted = wanted | self.forced
                 x = torch.where(wanted[:, None, None], true, x)
-        self.rule.note(step, z, x, wanted)
+        self.rule.note(step, by, x, wanted)
         self.evaluations_B = self.evaluations_B + wanted
         return x
 

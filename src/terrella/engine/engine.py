@@ -118,7 +118,7 @@ class Engine:
         require_finite(world)
         if rewords:
             require_sentences(world, recall)
-        self.tokens, self.cache = world.tokens, find_cache(cache, world.tokens, budget_ms is not None)
+        self.tokens, self.cache = world.tokens, find_cache(cache, world, budgeted=budget_ms is not None)
         self.compiled = compiled_sizes(world, compiled, exact, cache is not None)
         self._steppers: dict[int, Stepper | CompiledStepper] = {}
         self._cached: dict[str, SlabSpec] = {}  # what a feature cache remembers from frame to frame
@@ -133,7 +133,8 @@ class Engine:
         if self.cache is not None:
             self._cached = self.cache.slabs(self.tokens, width(world.spec.action), self.steps)
         self._kept = {**self._cached, **({} if self.alarm is None else self.alarm.slabs), **world.decoder.slabs}
-        self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept
+        layer = self.cache is not None and self.cache.rule == "layer"  # which is passed alone
+        self.fused = (bool(self.compiled) if fused is None else fused) and not self._kept and not layer
         chunks = bool(world.decoder.slabs)  # which are drawn given the last frame
         self._recalled = recall_slabs(max(recall, chunks), self.tokens, width(world.spec.action), beside=not chunks)
         self.fingerprint = fingerprint(world, *self._kept, *(f"{name} {recall}" for name in self._recalled))

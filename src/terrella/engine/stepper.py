@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..nn.latents import Noise, Outcome, Predict
+from ..nn.latents import Begin, Noise, Outcome, Predict
 from ..nn.noise import ALARM, CONTEXT, SAMPLE, keyed_normal
 from ..nn.slabs import Slabs
 from ..world import World
@@ -60,9 +60,10 @@ class Stepper:
         observe: whether it is decoded, too. guidance: how far beyond what the action leads to (`guidance.guided`).
         """
         predict = ask = self._predictor(slabs, row_BW)
+        begin = self._beginner(slabs, row_BW)
         if guidance_B is not None:
             predict = guided(self.world.dynamics, slabs, row_BW, guidance_B)
-        return self._drawn(predict, ask, slabs.recurrent, seeds_B, slabs.time, row_BW, observe)
+        return self._drawn(predict, ask, slabs.recurrent, seeds_B, slabs.time, row_BW, observe, begin)
 
     def commit(
         self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
@@ -82,7 +83,7 @@ class Stepper:
         """Write a dreamed frame and draw the one after it: the first denoising step goes with the writing.
 
         Consumes `slabs`. As `commit_dreamed` and `draw` one after the other, within rounding; not for a feature cache
-        that remembers from frame to frame.
+        that remembers from frame to frame or looks at the first layer.
         """
         dynamics, time, go_on = self.world.dynamics, slabs.time, None
         written = self._at(self.dream_level, seeds_B, time, z_BNZ)
@@ -122,6 +123,11 @@ class Stepper:
 
         return predict
 
+    def _beginner(self, slabs: Slabs, row: Tensor) -> Begin | None:
+        if self.cache is None or self.cache.rule != "layer":
+            return None
+        return lambda z, level: self.world.dynamics.begin(slabs, row, z, level)
+
     def _drawn(
         self,
         predict: Predict,
@@ -131,6 +137,7 @@ class Stepper:
         time: Tensor,
         row: Tensor,
         observe: bool,
+        begin: Begin | None = None,
     ) -> Drawn:
         # Alarms ask what the world expects, not what draws: their thresholds were measured so.
         world, tokens = self.world, self.world.tokens
@@ -143,7 +150,7 @@ class Stepper:
         cached = None
         if self.cache is not None:
             grid = tokens.grid
-            cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid)
+            cached = predict = CachedFrame(self.cache, predict, memory, time, row, self.steps, grid, begin)
         before = memory[LATENT][:, -1] if world.decoder.unit > 1 else None
         z, kept = world.decoder.go_on(predict, memory, before, noise, self.steps)
         drawn = Drawn(z, z.isfinite().flatten(1).all(1), kept=kept)
