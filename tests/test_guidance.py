@@ -1,5 +1,7 @@
 """Frames drawn beyond what an action leads to, and the training without actions that it needs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,15 @@ from terrella.check import example_world
 from terrella.citation import cite
 from terrella.data import Dataset
 from terrella.engine import State
-from terrella.errors import ConfigError
+from terrella.errors import ConfigError, SpecError, TrainingError
 from terrella.laws import random_observations, random_rows, shaken
 from terrella.nn.latents import Noise
 from terrella.nn.noise import SAMPLE, keyed_normal
 from terrella.nn.slabs import Slabs
 from terrella.planning import Return, make_planner
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
-from terrella.training import TrainingConfig, train, world_config
+from terrella.training import TrainingConfig, distill_guidance, train, world_config
+from terrella.training.distill import guided_loss
 from terrella.training.loop import require_still
 from terrella.training.objective import clip_loss
 from terrella.world import Part, World
@@ -181,3 +184,66 @@ def test_a_world_trained_without_some_actions_can_be_guided(cartpole_data: Datas
         frames.append(engine.step(state, np.ones((2, 1)))[1].observation["vector"])
     assert not np.array_equal(*frames)
     assert "Classifier-Free" in cite(trained)
+
+
+@pytest.mark.parametrize("decoder", ["regression", "shortcut", "masked"])
+def test_what_is_distilled_are_the_frames_of_a_guided_engine(decoder: str) -> None:
+    """A world is its own student where the weight is 0, and as far from its guided self as two calls of it say."""
+    if decoder == "masked":
+        spec = WorldSpec({"pixels": StreamSpec("image", (16, 16, 3))}, SPEC.action)
+        made = shaken(World(spec, world_config("debug", spec, "masked")), torch.float64)
+    else:
+        made = world(decoder)
+    z = torch.randn(4, 5, made.tokens.n, made.tokens.channels, dtype=torch.float64)
+    if decoder == "masked":
+        z, _ = made.decoder.example((4, 5, made.tokens.n), torch.Generator().manual_seed(0))
+        z = z[..., : made.tokens.channels]
+    row, nobody = torch.full((4, 5, 1), 0.4, dtype=torch.float64), torch.zeros(4, dtype=torch.bool)
+    row[:, 0] = torch.nan
+
+    def loss(weight: float, untold: torch.Tensor) -> dict[str, torch.Tensor]:
+        chance = torch.Generator().manual_seed(0)
+        return guided_loss(made, made, weight, z, row, untold, 0.3, 0.1, chance)[1]
+
+    assert float(loss(0.0, nobody)["frame"]) == 0.0
+    assert float(loss(3.0, ~nobody)["frame"]) < 1e-12  # what comes under none stays as it is
+    one, two = (float(loss(w, nobody)["frame"]) for w in (1.0, 2.0))
+    assert one > 1e-6
+    assert two == pytest.approx(4 * one)
+
+
+def test_a_distilled_world_draws_guided_frames_by_itself(cartpole_data: Dataset, tmp_path: Path) -> None:
+    recipe = TrainingConfig(batch=8, length=6, tokenizer_batch=8, action_dropout=0.2)
+    how = {"device": "cpu", "progress": False}
+    teacher = train(cartpole_data, training=recipe, budget="60steps", preset="debug", decoder="regression", **how)
+    student = distill_guidance(
+        teacher, cartpole_data, 3.0, tmp_path / "new", budget="150steps", lr=3e-3, progress=False
+    )
+    clips = cartpole_data.sample(32, 6, np.random.default_rng(1), "held_out")
+    seen = {name: value[:, :6] for name, value in clips.observations.items()}
+
+    def frames(made: World, guidance: float) -> np.ndarray:
+        engine = Engine(made, guidance=guidance)
+        state = engine.start(seen, clips.actions[:, :5], seeds=1)
+        return engine.step(state, clips.actions[:, 5])[1].observation["vector"]
+
+    wanted, plain, got = frames(teacher, 3.0), frames(teacher, 0.0), frames(student, 0.0)
+    assert np.square(got - wanted).mean() < 0.3 * np.square(plain - wanted).mean()
+    assert World.load(tmp_path / "new").record["distilled"]["guidance"] == 3.0
+    assert "Distillation of Guided" in cite(student)
+    assert student.guidable
+    with pytest.raises(TrainingError, match="holds a finished world"):
+        distill_guidance(teacher, cartpole_data, 3.0, tmp_path / "new", budget="2steps", progress=False)
+
+
+def test_who_cannot_be_distilled_says_so(cartpole_data: Dataset) -> None:
+    untrained = world()
+    with pytest.raises(SpecError, match="another environment"):
+        distill_guidance(untrained, cartpole_data, 1.0)
+    with pytest.raises(ConfigError, match="weight is 0"):
+        distill_guidance(untrained, cartpole_data, 0.0)
+    with pytest.raises(ConfigError, match="untold"):
+        distill_guidance(untrained, cartpole_data, 1.0, untold=1.0)
+    untrained.record = {}
+    with pytest.raises(ConfigError, match="action_dropout"):
+        distill_guidance(untrained, cartpole_data, 1.0)

@@ -172,6 +172,12 @@ _PAPERS = {
   author = {Ho, Jonathan and Salimans, Tim},
   journal = {arXiv:2207.12598}, year = {2022}
 }""",
+    "distilled": """@inproceedings{meng2023distillation,
+  title = {On Distillation of Guided Diffusion Models},
+  author = {Meng, Chenlin and Rombach, Robin and Gao, Ruiqi and Kingma, Diederik and Ermon, Stefano and Ho, Jonathan and
+            Salimans, Tim},
+  booktitle = {CVPR}, year = {2023}, note = {arXiv:2210.03142}
+}""",
     "patches": """@article{li2025jit,
   title = {Back to Basics: Let Denoising Generative Models Denoise},
   author = {Li, Tianhong and He, Kaiming},
@@ -199,6 +205,7 @@ _USED = {
     ("text", "words"): ("hashes",),
     ("text", "minilm"): ("minilm", "sbert"),
     ("training", "action_dropout"): ("guidance",),
+    ("training", "distilled"): ("distilled",),
 }
 
 
@@ -211,6 +218,7 @@ def cite(world: World) -> str:
     parts += [("memory", world.dynamics.memory.policy)] if world.dynamics.memory else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
     parts += [("text", config.text.name if config.text else "words")] if text_leaves(world.dynamics) else []
-    parts += [("training", "action_dropout")] if world.record.get("training", {}).get("action_dropout") else []
+    parts += [("training", "action_dropout")] if world.guidable else []
+    parts += [("training", "distilled")] if "distilled" in world.record else []
     keys = dict.fromkeys(key for part in parts for key in _USED.get(part, ()))
     return "\n\n".join(_PAPERS[key] for key in keys)

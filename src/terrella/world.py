@@ -191,6 +191,11 @@ class World(nn.Module):
         return self.heads[kind].to(next(self.parameters()).device)
 
     @property
+    def guidable(self) -> bool:
+        """Whether training withheld actions, so that the world knows what comes under none."""
+        return bool(self.record.get("training", {}).get("action_dropout", 0))
+
+    @property
     def encoding(self) -> str:
         """A hash of a sample of the tokenizers' weights: heads read latents, and belong to what made them."""
         whole = hashlib.blake2b(digest_size=12)

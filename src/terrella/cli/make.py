@@ -87,8 +87,8 @@ def train(
         out: Folder for the world.
         budget: How long: 10m, 90s, 2h or 5000steps.
         preset: Size of the world; auto follows budget and device.
-        backbone: What remembers: transformer by default, or ssm, hybrid, rssm, reaction_diffusion, token_memory; flow
-            or flow_wedge where actions declare how they move the view.
+        backbone: What remembers: transformer by default, or ssm, hybrid, rssm, reaction_diffusion, token_memory,
+            language; flow or flow_wedge where actions declare how they move the view.
         decoder: How a frame is drawn: shortcut (diffusion in a few steps), regression (one expectation; the default of
             flow and flow_wedge), masked (discrete tokens, for images), or swin (chunks of frames, for actions that
             last).

@@ -60,7 +60,7 @@ def guidance_weights(world: World, guidance: Any, batch: int, device: torch.devi
         )
     if not weights.any():
         return None
-    if not world.record.get("training", {}).get("action_dropout", 0):
+    if not world.guidable:
         raise ConfigError(
             f"world {world.name!r} cannot be guided: it was trained with every action shown, and does not know what "
             "comes under none. Train it with TrainingConfig(action_dropout=0.1)."

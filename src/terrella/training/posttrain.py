@@ -24,18 +24,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import from_json, to_json
+from ..config import from_json
 from ..data import Dataset
-from ..errors import ConfigError, SpecError, TrainingError
+from ..errors import ConfigError
 from ..world import World
 from .budget import Budget
+from .further import clips_of, copied, finished, opened, train_further
 from .grpo import grpo_loss
-from .journal import Journal
 from .objective import clip_loss
-from .optim import Optimizer
 from .presets import TrainingConfig
 from .rollouts import Batch, errors, measure, roll, scales
-from .steps import Learner, Steps
+from .steps import Loss, Steps
 
 PHASE = "posttrain"
 
@@ -93,78 +92,45 @@ def posttrain(
     of something else, and `TrainingError`, also when `out` holds a finished world.
     """
     recipe = from_json(PostTraining, settings, "post-training")
-    method, whole = _method(world, recipe), Budget.parse(budget)
-    data = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
-    if not world.spec.same_interface(data.spec):
-        raise SpecError(f"the dataset is of another environment than world {world.name!r}; record the same one.")
-    checkpoint = Path(out) / "checkpoint.safetensors" if out else None
-    if checkpoint and resume and (checkpoint.parent / "world.json").exists() and not checkpoint.exists():
-        raise TrainingError(
-            f"{out} holds a finished world; take another folder, or replace this one with resume=False."
-        )
+    method, data = _method(world, recipe), opened(world, dataset)
     device = next(world.parameters()).device
-    new, start = _copy(world), _copy(world)
-    new.dynamics.requires_grad_(True)
     plain = TrainingConfig(length=recipe.seen + recipe.horizon - 1, self_fed=0.0)
-    steps = Steps(
-        new,
-        lambda phase: Learner(new.dynamics, Optimizer(new.dynamics, recipe.lr, 0.0, 1.0, muon=False)),
-        PHASE,
-        seed=seed,
-        device=device,
-        journal=Journal(out, progress),
-        about={
-            "posttraining": asdict(recipe),
-            "method": method,
-            "budget": to_json(whole),
-            "seed": seed,
-            "dataset": data.fingerprint,
-            "config": to_json(world.config),
-            "device": device.type,
-        },
-        checkpoint=checkpoint,
-    )
-    some = Batch.of(world, _clips(data, recipe, np.random.default_rng(seed), "train", 64))
+    some = Batch.of(world, data.sample(64, plain.length, np.random.default_rng(seed), "train"))
+    held = Batch.of(world, data.sample(32, plain.length, np.random.default_rng(0), "held_out"))
     scale = scales(world, some)
     with torch.no_grad():
         chance = torch.Generator(device=device).manual_seed(seed)
         true = {k: v[:, recipe.seen :] for k, v in some.seen.items()}
         unit = errors(world, roll(world, some, recipe.seen, chance)[0], true, scale).mean().clamp(min=1e-8)
-        held = Batch.of(world, _clips(data, recipe, np.random.default_rng(0), "held_out", 32))
 
-    def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = torch.Generator(device=device).manual_seed(0) if held_out else steps.generator
-        batch = held
-        if not held_out:  # of this step alone: nothing to save
-            batch = Batch.of(
-                new, _clips(data, recipe, np.random.default_rng([seed, steps.step]), "train", recipe.batch)
-            )
-        parts: dict[str, Tensor] = {}
-        total = torch.zeros((), device=device)
-        if recipe.frames and method == "grpo":
-            found, parts = grpo_loss(new, start, batch, recipe.seen, recipe.group, recipe.beta, scale, generator)
-            total = total + recipe.frames * found
-        elif recipe.frames:
-            found, parts = rollout_loss(new, plain, batch, recipe.seen, scale, unit, generator)
-            total = total + recipe.frames * found
-        if recipe.anchor:
-            near, _ = clip_loss(new, plain, batch.z, batch.row, batch.reward, batch.end, 0.0, generator)
-            total, parts["one_step"] = total + recipe.anchor * near, near.detach()
-        return total, parts
+    def objective(new: World, steps: Steps) -> Loss:
+        start = copied(world)
 
-    with steps.journal:
-        if resume:
-            steps.resume()
-        before = measure(world, data, plain, recipe.seen)
-        with steps.interruptible():
-            steps.run(whole, loss)
-    new.eval().requires_grad_(False)
-    about = {**steps.about, **steps.record, "before": before, "after": measure(new, data, plain, recipe.seen)}
-    new.record = {**world.record, "posttraining": to_json(about)}
-    if out:
-        new.save(out)
-        (Path(out) / "checkpoint.safetensors").unlink(missing_ok=True)
-    return new
+        def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
+            generator = torch.Generator(device=device).manual_seed(0) if held_out else steps.generator
+            batch = held
+            if not held_out:
+                batch = Batch.of(new, clips_of(data, steps, seed, recipe.batch, plain.length))
+            parts: dict[str, Tensor] = {}
+            total = torch.zeros((), device=device)
+            if recipe.frames and method == "grpo":
+                found, parts = grpo_loss(new, start, batch, recipe.seen, recipe.group, recipe.beta, scale, generator)
+                total = total + recipe.frames * found
+            elif recipe.frames:
+                found, parts = rollout_loss(new, plain, batch, recipe.seen, scale, unit, generator)
+                total = total + recipe.frames * found
+            if recipe.anchor:
+                near, _ = clip_loss(new, plain, batch.z, batch.row, batch.reward, batch.end, 0.0, generator)
+                total, parts["one_step"] = total + recipe.anchor * near, near.detach()
+            return total, parts
+
+        return loss
+
+    how: dict[str, Any] = {"lr": recipe.lr, "budget": budget, "seed": seed, "resume": resume, "progress": progress}
+    about: dict[str, Any] = {"posttraining": asdict(recipe), "method": method}
+    new, about = train_further(world, data, objective, PHASE, about, out, **how)
+    about |= {name: measure(of, data, plain, recipe.seen) for name, of in (("before", world), ("after", new))}
+    return finished(new, world, "posttraining", about, out)
 
 
 def rollout_loss(
@@ -185,10 +151,6 @@ def rollout_loss(
     return total, {"error": error.detach(), "reward": paid.detach(), "end": ended.detach()}
 
 
-def _clips(data: Dataset, recipe: PostTraining, rng: np.random.Generator, split: Any, count: int) -> Any:
-    return data.sample(count, recipe.seen + recipe.horizon - 1, rng, split)
-
-
 def _method(world: World, recipe: PostTraining) -> str:
     name, method = world.decoder.name, recipe.method
     if world.decoder.unit > 1:
@@ -202,11 +164,3 @@ def _method(world: World, recipe: PostTraining) -> str:
     if world.config.reencode:
         raise ConfigError(f"world {world.name!r} rounds each frame to pixels (`reencode`), which has no gradient.")
     return method
-
-
-def _copy(world: World) -> World:
-    device = next(world.parameters()).device
-    new = World(world.spec, world.config, world.name).to(device)
-    new.load_state_dict(world.state_dict())
-    new.starts, new.heads = world.starts, dict(world.heads)
-    return new.eval().requires_grad_(False)
