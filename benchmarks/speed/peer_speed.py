@@ -4,12 +4,14 @@
 
 Random weights, which change no timing; 64x64 images, 15 actions, one session, from an action to its frame in uint8. All
 ways are timed in turns: both models in float32 and bfloat16, plain and from compiled graphs, the peer with either order
-of channels in memory. Errors are in `peer_unet.py`.
+of channels in memory. A turn is as many frames in a row as fill `--seconds`, as they are in play: a single frame right
+after another model's finds none of its weights near the processor. Errors are in `peer_unet.py`.
 
 | key | meaning |
 |---|---|
 | `fps` | frames a second of each way |
 | `ratio_plain` | time of the peer's fastest way / of the world as it comes (float32, plain); quartiles of the pairs |
+| `ratio_as_they_come` | time of the peer as it comes (float32, plain) / of the world as it comes |
 | `ratio_fastest` | the same over the world's fastest way |
 | `fastest` | which these are |
 """
@@ -17,6 +19,8 @@ of channels in memory. Errors are in `peer_unet.py`.
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,10 +50,28 @@ class PeerStepper:
         self.state, _ = self.engine.step(self.state, self.rng.integers(0, ACTIONS, (1, 1)))
 
 
+class Burst:
+    """As many frames in a row as take about so many seconds."""
+
+    def __init__(self, step: Callable[[], None], seconds: float):
+        self.step = step
+        for _ in range(3):
+            step()
+        began = time.perf_counter()
+        step()
+        self.frames = max(1, round(seconds / (time.perf_counter() - began)))
+
+    def __call__(self) -> None:
+        """Take them."""
+        for _ in range(self.frames):
+            self.step()
+
+
 def main() -> None:
     """Compare."""
     parser = arguments(__doc__, rounds=30)
     parser.add_argument("--denoise", type=int, default=2, help="denoising steps of the world (default 2)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="a turn lasts about so long (default 0.3)")
     parser.add_argument("--plain", action="store_true", help="leave compiled graphs out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -66,8 +88,9 @@ def main() -> None:
             if compiled:
                 peer.denoiser.net.compile(dynamic=False)
             steppers[f"peer, {way}, {order}"] = PeerStepper(peer, rng)
-            steppers[f"peer, {way}, {order}"]()
-    times = dict(zip(steppers, in_turns(options.rounds, *steppers.values())))
+    bursts = {name: Burst(step, options.seconds) for name, step in steppers.items()}
+    turns = zip(bursts.items(), in_turns(options.rounds, *bursts.values()))
+    times = {name: [turn / burst.frames for turn in taken] for (name, burst), taken in turns}
 
     def fastest(who: str) -> str:
         return min((name for name in times if name.startswith(who)), key=lambda name: median(times[name]))
@@ -79,8 +102,10 @@ def main() -> None:
         "steps_a_frame": {"terrella": options.denoise, "peer": STEPS},
         "fps": {name: round(1e3 / median(taken), 2) for name, taken in times.items()},
         "ratio_plain": ratio(times[peer], times["terrella, float32"]),
+        "ratio_as_they_come": ratio(times["peer, float32, channels first"], times["terrella, float32"]),
         "ratio_fastest": ratio(times[peer], times[own]),
         "fastest": [own, peer],
+        "frames_a_turn": {name: burst.frames for name, burst in bursts.items()},
         "milliseconds": {name: [round(t, 4) for t in taken] for name, taken in times.items()},
     }
     write_json(result, options.json, seeds=[options.seed])
