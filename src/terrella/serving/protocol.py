@@ -330,7 +330,7 @@ class Error:
 
 
 ANSWERS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Welcome, Opened, Shared, Tick, Status, Closed, Error)
+    kind.__name__.lower(): kind for kind in (Welcome, Moved, Opened, Shared, Tick, Status, Closed, Error)
 }
 """What a server says, by its `type`."""
 
