@@ -8,7 +8,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ..errors import ServingError
 from ..files import atomic
+from .journal import read_journal
 from .remote import Remote
 
 
@@ -28,9 +30,11 @@ class Moments:
                 shutil.copyfile(moment, path)
 
     def put(self, path: Path) -> int:
-        """Store a moment, whose journal in the folder is whole; returns the bytes that it takes there."""
+        """Store a moment; returns the bytes that it takes. Raises `ServingError` where its journal is not whole yet."""
         if self._remote is None:
             return 0
+        if not read_journal(path).moment:  # the last line says so
+            raise ServingError("this moment's journal is not written yet.")
         with self._remote.writing(path.name) as copy:
             shutil.copyfile(path, copy)
         return self._remote.size(path.name) or 0

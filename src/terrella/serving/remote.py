@@ -20,21 +20,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import ServingError, did_you_mean
 from ..files import atomic
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-
 log = logging.getLogger("terrella.serving")
 PATIENCE = 2.0  # seconds for which others wait while a file is fetched
 START = 30.0  # seconds in which a store must say what it holds
 SLOW = 30.0  # seconds after which a file that is still being sent counts as a failure
-RETRY = 1.0  # seconds until a file that could not be sent is tried again; each time twice as long, up to
-LONGEST = 60.0
+RETRY = 1.0  # seconds until a file that could not be sent is tried again; twice as long each time, up to 64 times
+SILENT = "the store of sessions does not answer; try again later."
 PART = ".part"  # after the name of a file that is not whole yet
 OWNER = "owner"  # the file by which a store knows whose it is
 T = TypeVar("T")
@@ -50,10 +47,8 @@ class Remote:
     """
 
     def __init__(self, url: str, outbox: str | Path):
-        self._fs, self._root = _filesystem(url)
-        self._reader, _ = _filesystem(url)  # of its own: not every connection can be used by two threads at once
-        self.url = self._fs.unstrip_protocol(self._root)
-        self._outbox = Path(outbox)
+        _check(url)
+        self.url, self._outbox = url, Path(outbox)
         self._outbox.mkdir(parents=True, exist_ok=True)
         self._scratch = tempfile.TemporaryDirectory(prefix="terrella-", ignore_cleanup_errors=True)
         self._coming: tuple[str, Future[Path]] | None = None
@@ -61,7 +56,7 @@ class Remote:
         self._turn = threading.Condition()
         self._stopping, self._began = False, float("inf")
         self.failures = self._refused = 0  # all, and those in a row
-        begun = _begin(self._look)
+        begun = _begin(self._open)
         try:
             self._known = begun.result(START)
         except TimeoutError:
@@ -134,9 +129,12 @@ class Remote:
 
     # inside
 
-    def _look(self) -> dict[str, int]:
-        """The sizes of what the store holds, once it is ours."""
-        fs, root = self._fs, self._root
+    def _open(self) -> dict[str, int]:
+        """Connect; return the sizes of what the store holds, once it is ours."""
+        from fsspec.core import url_to_fs
+
+        fs, root = self._fs, self._root = url_to_fs(self.url, skip_instance_cache=True)
+        self._reader, _ = url_to_fs(self.url, skip_instance_cache=True)  # two threads may not share a connection
         with suppress(FileExistsError):
             fs.mkdir(root, create_parents=False)
         found = list[dict[str, Any]]()
@@ -144,9 +142,6 @@ class Remote:
             found = [info for info in fs.ls(root, detail=True) if info["type"] == "file"]
         fs.invalidate_cache()  # what was listed is not true for long
         known = {info["name"].rsplit("/", 1)[-1]: int(info["size"]) for info in found}
-        for name in [name for name in known if name.endswith(PART)]:  # of a server that was killed
-            fs.rm_file(f"{root}/{name}")
-            del known[name]
         mine = self._outbox.with_name(OWNER)
         if known.pop(OWNER, None) is None:
             with atomic(mine) as path:
@@ -157,6 +152,9 @@ class Remote:
                 f"the store {self.url} is that of another folder's sessions; give every server one of its own, or "
                 f"delete the file {OWNER!r} there, so that this one goes on with it."
             )
+        for name in [name for name in known if name.endswith(PART)]:  # it was killed as it sent that
+            fs.rm_file(f"{root}/{name}")
+            del known[name]
         return known
 
     def _see_to(self, name: str) -> None:
@@ -181,8 +179,7 @@ class Remote:
                     log.error("%s could not be sent to the store (%s); it waits here", name, _said(error))
                 with self._turn:
                     self._began = float("inf")
-                    pause = min(RETRY * 2 ** (self._refused - 1), LONGEST)
-                    self._turn.wait_for(lambda: self._stopping, pause)
+                    self._turn.wait_for(lambda: self._stopping, RETRY * 2 ** min(self._refused - 1, 6))
                 continue
             with self._turn:
                 self._queue.popleft()
@@ -210,13 +207,13 @@ class Remote:
             if self._coming is None:
                 self._coming = name, _begin(lambda: self._fetch(name))
             elif not self._coming[1].done():
-                raise ServingError("the store of sessions does not answer; try again later.")
+                raise ServingError(SILENT)
             fetched = self._coming[1]
         try:
             path = fetched.result(PATIENCE)
         except Exception as error:
             if not fetched.done():
-                raise ServingError("the store of sessions does not answer; try again later.") from None
+                raise ServingError(SILENT) from None
             self._coming = None
             raise ServingError(f"{name} is not to be had from the store of sessions: {_said(error)}.") from None
         self._coming = None
@@ -228,27 +225,22 @@ class Remote:
         return path
 
 
-def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem of a URL and the path in it; raises `ServingError`, which does not say what might be a secret."""
+def _check(url: str) -> None:
+    """Raise `ServingError` for a URL that has a secret in it, and does not say it, or needs what is not there."""
     import fsspec
-    from fsspec.core import url_to_fs
 
-    parts = urlsplit(url)
+    parts, known = urlsplit(url), {*fsspec.available_protocols(), *fsspec.registry}
     if parts.password is not None or parts.query:
         raise ServingError(
             "a store's URL has no password and no question mark; credentials come from the environment, as the "
             f"package for {parts.scheme}:// reads them."
         )
-    known = {*fsspec.available_protocols(), *fsspec.registry}
-    if parts.scheme not in known and "::" not in url:
+    if parts.scheme not in known:
         raise did_you_mean(parts.scheme, known, "protocol of a store")
     try:
-        fs, root = url_to_fs(url, skip_instance_cache=True)
+        fsspec.get_filesystem_class(parts.scheme)
     except ImportError as error:
         raise ServingError(f"{parts.scheme}:// needs a package that is not installed: {error}.") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise ServingError(f"the store cannot be used: {_said(error)}; expected protocol://place/path.") from error
-    return fs, root.rstrip("/")
 
 
 def _said(error: BaseException) -> str:
