@@ -48,10 +48,9 @@ class Keeper:
     """Journals and snapshots under one folder; `start` before the engine, `close` when the server ends.
 
     Sessions that lie for `days` are deleted when a keeper begins, and the oldest that nobody plays when all together
-    take more than `most` bytes. `stored` are the bytes that they take. store: the
-    folder that holds this one and those of other servers, from which sessions are taken over (see `moves`). url: of a
-    store for snapshots and moments, for a server alone. Raises `ServingError` while another server keeps its sessions
-    there, and what `Remote` raises.
+    take more than `most` bytes. `stored` are the bytes that they take. store: the folder that holds this one and those
+    of other servers, from which sessions are taken over (see `moves`). url: of a store for snapshots and moments, for a
+    server alone. Raises `ServingError` while another server keeps its sessions there, and what `Remote` raises.
     """
 
     def __init__(

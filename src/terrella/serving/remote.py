@@ -3,9 +3,9 @@
 Files are put there under a temporary name and then moved, so that nobody sees half of one: file servers rename in one
 act, object stores copy a whole object.
 
-A store may be slow, fail, or never answer, and costs nobody a frame. What is written is in a folder of this machine
-first, the outbox, from which a thread sends it in order; what is read is waited for no longer than `PATIENCE`, and
-while one reading hangs others are refused at once.
+A store may be slow, fail, or never answer; that stops nobody. What is written is in a folder of this machine first, the
+outbox, from which a thread sends it in order. What is read is waited for no longer than `PATIENCE`, and while one
+reading hangs others are refused at once.
 """
 
 from __future__ import annotations
