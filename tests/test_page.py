@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import terrella
 from terrella import arenas
 from terrella.arenas.sentences import find_sentences
 from terrella.data.episode import Clips
 from terrella.serving import create_app, create_server
+from terrella.serving.header import RAW, WEBP, Header
 from terrella.training import TrainingConfig
 from terrella.world import Part, World, WorldConfig
 
@@ -32,7 +37,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--host-resolver-rules=MAP world.example 127.0.0.1",
 ]
+PIXELS = """() => { const canvas = document.querySelector('.view.world canvas');
+  return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]; }"""
 SHOWN = "[...document.querySelectorAll('.pane')].map(p => p.querySelector('.view.world canvas').toDataURL())"
 
 
@@ -434,6 +442,37 @@ def test_sentences_are_suggested_and_shown_as_text(browser: Any, told: World, tm
         page.click("#play")
         page.uncheck("#truth", force=True)  # begins again without it
         until(page, f"said => JSON.stringify({offered}) === JSON.stringify(said)", list(told.sentences))
+
+
+def test_a_page_from_elsewhere_shows_webp_to_the_pixel(browser: Any, worlds: dict[str, World]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said, heard = [], []
+
+    def listen(ws: Any) -> None:
+        ws.on("framesent", lambda message: said.append(message))
+        ws.on("framereceived", lambda message: heard.append(message))
+
+    public = f"http://world.example:{port}"
+    with serving(worlds, port, public=public) as here:
+        for address in (public, here):
+            page = browser.new_page()
+            page.set_default_timeout(30_000)
+            page.on("websocket", listen)
+            page.goto(address)
+            page.wait_for_selector(".pane .hint.on")
+            drawn = page.evaluate(PIXELS)
+            header, data = next(Header.unpack(message) for message in heard if isinstance(message, bytes))
+            elsewhere = address == public
+            assert json.loads(said[0])["codecs"] == (["webp"] if elsewhere else [])
+            assert header.kind == (WEBP if elsewhere else RAW)
+            size = (header.width, header.height)
+            shown = Image.open(io.BytesIO(data)).convert("RGB") if elsewhere else Image.frombytes("RGB", size, data)
+            assert bytes(drawn) == shown.convert("RGBA").tobytes()
+            page.close()
+            said.clear()
+            heard.clear()
 
 
 def test_card_and_help_show_text_only(page: Any) -> None:

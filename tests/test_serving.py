@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -27,7 +29,7 @@ from terrella.errors import ActionError, ArenaError, ConfigError, ServingError, 
 from terrella.serving import create_app, create_server, serve
 from terrella.serving.catalogue import Catalogue, Served
 from terrella.serving.guard import allowed, check_binding
-from terrella.serving.header import JPEG, RAW, VECTOR, Header
+from terrella.serving.header import JPEG, RAW, VECTOR, WEBP, Header
 from terrella.serving.player import Player, check_row
 from terrella.serving.protocol import Action, Limits, Open, Rewind, dump, parse
 from terrella.serving.session import Session
@@ -747,6 +749,31 @@ def test_vectors_and_pictures(address: str) -> None:
         client.act(number, [2.5])
         assert client.until("error", session=number)["code"] == "ActionError"
         assert client.play(number, [[-2.0]])[0]["frame"] == 2
+
+
+def test_images_come_in_a_codec_that_the_client_can_show(address: str) -> None:
+    small, pictures = set[bytes](), dict[int, Any]()
+    kinds = {(): JPEG, ("webp",): WEBP, ("avif", "webp", "jpeg"): WEBP, ("avif",): JPEG, ("jpeg",): JPEG}
+    for codecs, kind in kinds.items():
+        with Client(address, hello=False) as client:
+            client.send("hello", protocol=1, **({"codecs": codecs} if codecs else {}))
+            welcome = client.until("welcome")
+            assert (welcome["codec"], welcome["codecs"]) == ({JPEG: "jpeg", WEBP: "webp"}[kind], ["jpeg", "webp"])
+            _, first = client.open("pendulum", seed=3)
+            (header, data) = next(part for part in first["parts"] if part[0].stream == 255)
+            picture = Image.open(io.BytesIO(data))
+            assert (header.kind, picture.format) == (kind, welcome["codec"].upper())
+            assert picture.size == (header.width, header.height)
+            pictures[kind] = np.asarray(picture.convert("RGB"), np.float32)
+            header, data = client.open("car", seed=3)[1]["parts"][0]
+            assert header.kind == (WEBP if kind == WEBP else RAW)
+            small.add(data if kind != WEBP else Image.open(io.BytesIO(data)).convert("RGB").tobytes())
+    assert np.abs(pictures[JPEG] - pictures[WEBP]).mean() < 2
+    assert len(small) == 1  # these are exact
+    for wrong in ("webp", [1], {"a": 1}):
+        with Client(address, hello=False) as client:
+            client.send("hello", protocol=1, codecs=wrong)
+            assert client.closing()[1] == 1008
 
 
 def test_a_world_that_waits_for_actions(address: str) -> None:

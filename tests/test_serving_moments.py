@@ -18,6 +18,7 @@ import pytest
 from test_page import SHOWN, at_least, browser, frame, until  # noqa: F401  (a fixture)
 from test_page import tiny as arena
 from test_serving import CAR, LEFT, QUICK, RIGHT, Client, pixels, running, tiny
+from test_serving_protocol import count
 
 LEAST = replace(QUICK, moments=2)
 
@@ -50,6 +51,14 @@ def test_many_go_on_from_a_moment_and_nobody_changes_it(tmp_path: Path) -> None:
         assert (shown["frame"]["frame"], shown["id"] in tokens) == (20, False)
         assert httpx.post(f"{base}{shown['id']}/step", json={"actions": [None]}).json()["frames"][0]["frame"] == 21
         assert httpx.get(f"{base}{now}").json()["frame"]["frame"] == 20
+        before = count(url, "terrella_sessions")
+        fork = httpx.post(f"{base}{moment}/fork", json={"frame": 15})
+        assert (fork.status_code, fork.json()["frame"]["frame"]) == (201, 15)
+        assert count(url, "terrella_sessions") == before + 1  # and no other one that nobody knows of
+        assert httpx.delete(f"{base}{fork.json()['id']}").status_code == 204
+        answer = httpx.delete(f"{base}{moment}")  # whoever has the link may not take it from others
+        assert (answer.status_code, answer.json()["code"]) == (409, "snapshot")
+        assert count(url, "terrella_sessions") == before
     with running({"car": tiny(CAR, "car")}, LEAST, keep=tmp_path, truth=False) as url, Client(url) as guest:
         guest.send("reopen", token=moment)  # it outlives the server
         assert pixels(guest.until("tick")) == pixels(ticks[16])

@@ -18,7 +18,7 @@ from test_serving import CAR, LEFT, POLE, QUICK, REST, RIGHT, Client, running, t
 from websockets.exceptions import ConnectionClosed
 
 from terrella.errors import ServingError
-from terrella.serving.protocol import ANSWERS, BOUNDS, MESSAGES, TEXTS, Error, Hello, dump, parse
+from terrella.serving.protocol import ANSWERS, BOUNDS, MESSAGES, TEXTS, Error, Hello, Moved, dump, parse
 from terrella.serving.schema import schema, write
 
 WEB = httpx.Client(timeout=60)
@@ -114,6 +114,7 @@ def test_what_the_server_says_fits_the_schema(tmp_path: Path) -> None:
         assert said[-1]["req"] == 7
         client.send("close", session=number)
         said.append(client.until("closed"))
+    said += [json.loads(dump(Moved(url))) for url in ("ws://127.0.0.1:1/ws?root=0", None)]  # a gateway, and a replica
     assert {body["type"] for body in said} == set(ANSWERS)
     for body in said:
         SERVER.validate(body)

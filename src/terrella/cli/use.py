@@ -83,7 +83,7 @@ def serve(
     log: Literal["text", "json"] = "text",
     cluster: str | None = None,
     replicas: int | None = None,
-    store: Path | None = None,
+    store: str | None = None,
 ) -> None:
     """Serve worlds to many people, and to programs, until interrupted: page, socket and HTTP API.
 
@@ -109,13 +109,16 @@ def serve(
         log: Write the log for people or, as JSON lines, for machines.
         cluster: Ray cluster to serve from instead: auto, host:6379, ray://host:10001, or local for one here.
         replicas: Servers there, with a CPU each, and with --device cuda a GPU; 2 if not said.
-        store: Folder that all machines of the cluster share, in which its sessions are kept.
+        store: Folder that all machines of the cluster share, in which its sessions are kept; or, for one server with
+            --keep, the URL where its snapshots and shared moments rest (s3://bucket/prefix, sftp://host/path).
     """
-    if cluster is None and (replicas is not None or store is not None):
+    if cluster is None and (replicas is not None or not (store is None or "://" in store)):
         raise ConfigError(
-            "--replicas and --store are a cluster's: add --cluster local (or its address), or leave them out; one "
-            "server alone keeps sessions with --keep FOLDER."
+            "--replicas and a folder as --store are a cluster's: add --cluster local (or its address), or leave them "
+            "out; one server alone keeps sessions with --keep FOLDER, and beside it may have a URL as --store."
         )
+    if cluster is None and store is not None and keep is None:
+        raise ConfigError("--store is for what never changes of sessions; add --keep FOLDER for their journals.")
     if cluster is not None:
         _check_cluster(cluster, store, keep, host, public)
     from ..engine import engine_settings
@@ -150,7 +153,7 @@ def serve(
         "on_ready": announce,
     }
     if cluster is None or store is None:
-        run(worlds or World.list_gallery(), public=public, keep=keep, gallery=False, **how)
+        run(worlds or World.list_gallery(), public=public, keep=keep, store=store, gallery=False, **how)
         return
     from ..cluster import serve_cluster
     from ..serving.app import name_worlds
@@ -169,7 +172,7 @@ def serve(
     )
 
 
-def _check_cluster(cluster: str, store: Path | None, keep: Path | None, host: str, public: str | None) -> None:
+def _check_cluster(cluster: str, store: str | None, keep: Path | None, host: str, public: str | None) -> None:
     """Raise `ConfigError` for options that a cluster cannot be served with."""
     from ..serving.guard import is_loopback, site
 
@@ -177,6 +180,8 @@ def _check_cluster(cluster: str, store: Path | None, keep: Path | None, host: st
         raise ConfigError(
             "a cluster's replicas share their sessions: add --store FOLDER, which all machines can reach."
         )
+    if "://" in store:
+        raise ConfigError("a cluster moves sessions by renaming files: --store is a folder that its machines share.")
     if keep is not None:
         raise ConfigError("--keep is for one server; a cluster keeps its sessions in --store: leave --keep out.")
     if is_loopback(host):

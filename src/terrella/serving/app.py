@@ -53,6 +53,7 @@ def create_app(
     exact: bool = False,
     admit: bool | None = None,
     keep: str | Path | Keeper | None = None,
+    store: str | None = None,
     token: str | None = None,
     local: bool = True,
     public: str | None = None,
@@ -67,11 +68,12 @@ def create_app(
     such as `precision` or `budget_ms`. `batch` sessions of a world are stepped together at most; their frames are those
     they would have alone within rounding, or, if `exact`, bit for bit, every batch being padded to `batch`. `admit`
     refuses sessions that would make frames late (None: where `batch` is above 1). `keep` is a folder in which sessions
-    outlive their connection and the server, or the keeper of one. `token` must be given by every client. `local`
-    answers only to names of this machine. `public` is another address under which a proxy offers this server, as
-    `https://world.example`. Pages of `origins` may connect as well as the server's own. `gallery` adds the worlds that
-    ship with the package, loaded when asked for. Raises what `World.load` raises for the first world, and
-    `ServingError` when there is nothing to serve or `batch` is less than 1.
+    outlive their connection and the server, or the keeper of one; `store` is the URL of another filesystem for what
+    never changes of them (see `remote`). `token` must be given by every client. `local` answers only to names of this
+    machine. `public` is another address under which a proxy offers this server, as `https://world.example`. Pages of
+    `origins` may connect as well as the server's own. `gallery` adds the worlds that ship with the package, loaded when
+    asked for. Raises what `World.load` raises for the first world, `ServingError` when there is nothing to serve or
+    `batch` is less than 1, and what `Keeper` raises.
     """
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -90,7 +92,9 @@ def create_app(
         raise ServingError(f"batch is {batch}; it is how many sessions are stepped together at most, 1 for each alone.")
     limits = limits or Limits()
     settings = engine_settings(engine, steps=steps, exact=batch if exact else None)
-    keeper = keep if keep is None or isinstance(keep, Keeper) else Keeper(keep, most=limits.store_bytes)
+    if store is not None and (keep is None or isinstance(keep, Keeper)):
+        raise ServingError("a store is for sessions that are kept: keep='folder' as well, in which their journals lie.")
+    keeper = keep if keep is None or isinstance(keep, Keeper) else Keeper(keep, most=limits.store_bytes, url=store)
     metrics = Metrics()
     catalogue = Catalogue(
         name_worlds(worlds, gallery=gallery),
@@ -196,6 +200,7 @@ def serve(
     exact: bool = False,
     admit: bool | None = None,
     keep: str | Path | None = None,
+    store: str | None = None,
     token: str | None = None,
     public: str | None = None,
     gallery: bool = True,
@@ -220,6 +225,7 @@ def serve(
         exact=exact,
         admit=admit,
         keep=keep,
+        store=store,
         token=token,
         local=is_loopback(host),
         public=public,

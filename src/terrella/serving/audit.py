@@ -23,6 +23,7 @@ from .journal import Past, read_journal, retell
 from .limits import Limits
 from .session import Session
 from .snapshots import Snapshots
+from .stores import Folder
 
 LIMITS = Limits(keyframe_bytes=2**30)
 
@@ -61,7 +62,7 @@ def audit(journal: str | Path, world: World, engine: Mapping[str, Any] | None = 
     if not path.is_file():
         raise ServingError(f"there is no journal {path}; those of a server lie in sessions/ of the folder it keeps.")
     folder = path.parent.parent / "snapshots"
-    store = Snapshots(folder) if folder.is_dir() else None
+    store = Snapshots(Folder(folder)) if folder.is_dir() else None
     about = read_journal(path).about  # a journal begins before it says how
     settings = engine_settings({**about.get("engine", {}), **(engine or {})})
     served = Served(str(about.get("world")), world, settings=settings, store=store)

@@ -28,12 +28,13 @@ class Client:
 
     most: sessions that it may have; 0 for as many as a connection. `refused` says why a client without a session got
     none; its connection should end. `root` names the fork tree of the sessions that it opens, "" for a tree of their
-    own (see `moves`). `shared` counts moments that it has kept for others.
+    own (see `moves`). `codec` is that of its images. `shared` counts moments that it has kept for others.
     """
 
     send: Callable[[list[bytes | str]], None]
     most: int = 0
     root: str = ""
+    codec: str = "jpeg"
     players: dict[int, Player] = field(default_factory=dict)
     last_number: int = 0
     shared: int = 0
@@ -76,6 +77,7 @@ class Client:
             shot,
             spec,
             session.memory(),
+            codec=self.codec,
             session=player.number,
             epoch=player.epoch,
             seq=player.seq,

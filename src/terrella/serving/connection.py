@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import ServingError
 from .client import Client
+from .frames import CODECS, choose_codec
 from .guard import same_token
 from .limits import Allowance, Limits
 from .protocol import (
@@ -92,8 +93,8 @@ class Connection:
             message = await asyncio.wait_for(self._receive(), self._limits.hello_seconds)
         except TimeoutError:
             raise Refused(POLICY, "hello", "the first message is 'hello', at once.") from None
-        check_hello(message, self._token)
-        self._put([dump(Welcome(PROTOCOL, self._limits, self._worlds, self._worlds[0]))])
+        codec = self._client.codec = choose_codec(check_hello(message, self._token).codecs)
+        self._put([dump(Welcome(PROTOCOL, self._limits, self._worlds, self._worlds[0], codec, tuple(CODECS)))])
 
     async def _serve(self) -> None:
         while True:

@@ -2,7 +2,8 @@
 
 An address is one client, with sessions that never run on the clock. A session's id is the right to it; where sessions
 are kept it is the same token that a socket may `reopen`, and outlives the server. A snapshot is a session that nobody
-plays: it rests wherever paused sessions rest, and is only forked.
+plays: it rests wherever paused sessions rest, is only forked, and goes when whoever has its id says so. A moment that
+was shared over a socket (see `openings`) may be forked as well, and is nobody's to drop.
 """
 
 from __future__ import annotations
@@ -126,10 +127,14 @@ class Desk:
     async def fork(
         self, key: str, host: str | None, frame: int | None, *, snapshot: bool = False
     ) -> tuple[Held, Frame]:
-        """Fork a session or a snapshot; into a `snapshot` if wanted."""
+        """Fork a session, a snapshot or a shared moment; into a `snapshot` if wanted."""
         held = await self._find(key, host)
-        async with held.lock:
-            return await self._begin(held.seat, Fork(held.number, frame), snapshot=snapshot)
+        try:
+            async with held.lock:
+                return await self._begin(held.seat, Fork(held.number, frame), snapshot=snapshot)
+        finally:
+            if held.id != key:  # begun at a moment for this alone
+                await self.close(held.id, host)
 
     async def close(self, key: str, host: str | None) -> None:
         """End a session or drop a snapshot."""
@@ -137,6 +142,8 @@ class Desk:
         async with held.lock:
             await self._say(held.seat, Close(held.number))
             self._forget(held)
+        if held.id != key:
+            raise Refusal(409, "snapshot", "a shared moment cannot be dropped; it is deleted a week after it was made.")
 
     async def sweep(self) -> None:
         """Let go of sessions that nobody has asked for in a long time; those that are kept can be asked for again."""

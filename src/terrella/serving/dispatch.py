@@ -216,6 +216,7 @@ class Dispatcher:
                 client.send([dump(player.status())])
             case Resume():
                 self._admit(player.session.served.curve(player.session.steps), player.fps, player)
+                player.session.wake()
                 self.tiers.ended(player, time.monotonic(), back=True)
                 player.start(time.monotonic())
                 client.send([dump(player.status())])

@@ -1,16 +1,32 @@
-"""One shot of a session as binary messages: small images raw and exact, large ones as JPEG, vectors as float32."""
+"""One shot of a session as binary messages: small images exactly, large ones as JPEG or WebP, vectors as float32.
+
+JPEG goes with small images as they are, which takes no time; WebP with lossless ones, a tenth of the bytes. Time is the
+engine thread's and bytes are the network's, so which is better is for the client to say (`benchmarks/codecs.py`).
+"""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
 import numpy as np
 import simplejpeg
+from PIL import Image, features
 
 from ..spec import WorldSpec
-from .header import JPEG, LATE, MAP, PICTURE, RAW, REPLAYED, TRUE, VECTOR, Header
+from .header import JPEG, LATE, MAP, PICTURE, RAW, REPLAYED, TRUE, VECTOR, WEBP, Header
 from .moment import Shot
 
 EXACT_SIDE = 128  # images up to this many pixels a side travel unchanged
 QUALITY = 90
+METHOD = 0  # of WebP: the fastest
+CODECS = {"jpeg": JPEG, **({"webp": WEBP} if features.check("webp") else {})}
+"""The codecs that there are here, and the kind by which a header names their large images."""
+
+
+def choose_codec(wanted: Sequence[str]) -> str:
+    """The first that a client wants of those that there are; JPEG where it wants none of them."""
+    return next((name for name in wanted if name in CODECS), "jpeg")
 
 
 def parts(
@@ -18,13 +34,17 @@ def parts(
     spec: WorldSpec,
     memory: np.ndarray | None = None,
     *,
+    codec: str = "jpeg",
     session: int,
     epoch: int,
     seq: int,
     gen_us: int,
     flags: int,
 ) -> list[bytes]:
-    """Encode every stream of a shot and the map of its `memory`, then the true environment's, each under its header."""
+    """Encode every stream of a shot and the map of its `memory`, then the true environment's, each under its header.
+
+    codec: of images, one of `CODECS`.
+    """
     sides = [(flags, shot.observation, MAP, memory)]
     if shot.truth is not None:
         sides.append((flags | TRUE, shot.truth.observation, PICTURE, shot.truth.picture))
@@ -34,7 +54,7 @@ def parts(
         if picture is not None:
             items.append((extra, picture))
         for index, array in items:
-            kind, payload, width, height = encode(array)
+            kind, payload, width, height = encode(array, codec)
             header = Header(
                 kind, session, side | index << 8, epoch, shot.frame, seq, gen_us, width, height, len(payload)
             )
@@ -42,19 +62,32 @@ def parts(
     return messages
 
 
-def encode(array: np.ndarray) -> tuple[int, bytes, int, int]:
+def encode(array: np.ndarray, codec: str = "jpeg") -> tuple[int, bytes, int, int]:
     """Turn one frame into (kind, payload, width, height).
 
-    uint8 `(h, w, 1|3)` becomes raw RGB, or JPEG beyond `EXACT_SIDE`; anything else becomes float32, in one row.
+    uint8 `(h, w, 1|3)` is encoded as `codec` says, exactly up to `EXACT_SIDE`; anything else is float32, in one row.
     """
     if array.dtype != np.uint8 or array.ndim != 3:
         flat = np.ascontiguousarray(array, "<f4").ravel()
         return VECTOR, flat.tobytes(), flat.size, 1
     height, width, channels = array.shape
     rgb = np.ascontiguousarray(array[..., :3] if channels >= 3 else np.repeat(array[..., :1], 3, axis=-1))
-    if max(height, width) <= EXACT_SIDE:
-        return RAW, rgb.tobytes(), width, height
-    return JPEG, simplejpeg.encode_jpeg(rgb, quality=QUALITY, colorspace="RGB"), width, height
+    small = max(height, width) <= EXACT_SIDE
+    if codec == "webp":
+        return WEBP, to_webp(rgb, None if small else QUALITY), width, height
+    return (RAW, rgb.tobytes(), width, height) if small else (JPEG, to_jpeg(rgb), width, height)
+
+
+def to_jpeg(rgb: np.ndarray) -> bytes:
+    """Encode uint8 `(h, w, 3)`, colours at full resolution."""
+    return simplejpeg.encode_jpeg(rgb, quality=QUALITY, colorspace="RGB")
+
+
+def to_webp(rgb: np.ndarray, quality: int | None) -> bytes:
+    """Encode uint8 `(h, w, 3)`: colours at half the resolution, or with no `quality` (None) every pixel as it is."""
+    buffer, how = io.BytesIO(), {"lossless": True, "quality": 0} if quality is None else {"quality": quality}
+    Image.fromarray(rgb).save(buffer, "WEBP", method=METHOD, **how)
+    return buffer.getvalue()
 
 
 def frame_flags(*, late: bool, replayed: bool) -> int:

@@ -12,6 +12,9 @@ A last line that was cut off by a crash is left out.
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ServingError
+
+log = logging.getLogger("terrella.serving")
+MOMENT = "moment"  # what the journal of a shared moment says about itself
 
 
 @dataclass
@@ -37,6 +43,11 @@ class Past:
     marks: list[str | None] = field(default_factory=list)
     kept: dict[int, str] = field(default_factory=dict)
     starts: set[int] = field(default_factory=set)
+
+    @property
+    def moment(self) -> bool:
+        """Whether nobody plays it: it was kept for others, who go on from it in sessions of their own."""
+        return bool(self.about.get(MOMENT))
 
     @property
     def frame(self) -> int:
@@ -127,3 +138,47 @@ def retell(path: Path, past: Past) -> Iterator[tuple[str, Any]]:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ServingError(f"line {number} of this session's journal is damaged; open a new one.") from error
         yield from said.items()
+
+
+def append(path: Path, text: str, *, create: bool) -> int:
+    """Append whole lines, all or none of them; returns their bytes.
+
+    create: whether a journal that is not there is begun. Raises `OSError`, `FileNotFoundError` where it is not.
+    """
+    data, written = text.encode(), 0
+    opened = os.open(path, os.O_WRONLY | os.O_APPEND | (os.O_CREAT if create else 0), 0o666)
+    with os.fdopen(opened, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while written < len(data):
+                written += file.write(data[written:])
+        except OSError:
+            file.truncate(size)
+            raise
+    return written
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line that a crash has left half written, before others are appended to it."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def sweep(folder: Path, age: float) -> Counter[str]:
+    """Delete journals that are older than the newest by `age` seconds; return how many others name each snapshot.
+
+    Ages are differences of the files' own times, so a clock that was set wrong deletes nothing.
+    """
+    times, used = {path: path.stat().st_mtime for path in folder.glob("*.jsonl")}, Counter[str]()
+    newest = max(times.values(), default=0.0)
+    for path, touched in times.items():
+        try:
+            if touched < newest - age:
+                path.unlink()
+            else:
+                used.update(set(read_journal(path).kept.values()))
+        except (OSError, ServingError) as error:
+            log.warning("%s is left out: %s", path.name, error)
+    return used

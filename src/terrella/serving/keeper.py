@@ -6,16 +6,18 @@ system had not written yet). A session belongs to whoever holds its token, of wh
 
 A store that fails or hangs costs the past of sessions, never their present. Lines of journals wait in memory until they
 can be written, whole; a journal for which too much waits ends there, for good, so that none has a gap.
+
+Journals grow four times a second and are always in the folder. What never changes again, snapshots and shared moments,
+may rest in a store of another kind (`remote`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,14 @@ import numpy as np
 
 from ..engine import State
 from ..errors import ServingError
-from .journal import Past, read_journal
+from .journal import MOMENT, Past, append, mend, read_journal, sweep
+from .moments import Moments
 from .moves import PATIENCE as TAKEOVER
 from .moves import adopt, journal_name, locked, set_adrift
 from .record import Record
+from .remote import Remote
 from .snapshots import Snapshots
+from .stores import Folder
 
 log = logging.getLogger("terrella.serving")
 PERIOD = 0.25  # seconds between two writings of a journal
@@ -43,12 +48,14 @@ class Keeper:
     """Journals and snapshots under one folder; `start` before the engine, `close` when the server ends.
 
     Sessions that lie for `days` are deleted when a keeper begins, and the oldest that nobody plays when all together
-    take more than `most` bytes. `stored` are the bytes that they take, `failures` the writings that failed. store: the
-    folder that holds this one and those of other servers, from which sessions are taken over (see `moves`). Raises
-    `ServingError` while another server keeps its sessions there.
+    take more than `most` bytes. `stored` are the bytes that they take. store: the folder that holds this one and those
+    of other servers, from which sessions are taken over (see `moves`). url: of a store for snapshots and moments, for a
+    server alone. Raises `ServingError` while another server keeps its sessions there, and what `Remote` raises.
     """
 
-    def __init__(self, folder: str | Path, *, days: float = 7.0, most: int = 2**40, store: Path | None = None):
+    def __init__(
+        self, folder: str | Path, *, days: int = 7, most: int = 2**40, store: Path | None = None, url: str | None = None
+    ):
         self._home, self._store = Path(folder), store
         self._folder = self._home / "sessions"
         try:
@@ -56,11 +63,16 @@ class Keeper:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ServingError(f"sessions cannot be kept in {folder}: {error.strerror}; choose another.") from error
-        self.snapshots = Snapshots(self._home / "snapshots")
+        try:
+            self._remote = None if url is None else Remote(url, self._home / "snapshots")
+        except ServingError:
+            self._lock.close()
+            raise
+        self._moments = Moments(self._remote, self._folder)
+        self.snapshots = Snapshots(self._remote or Folder(self._home / "snapshots"))
         self._wake = threading.Condition()
         self._lines: dict[Path, list[str]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
-        self._used: Counter[str] = Counter()  # how many journals name a snapshot
         self._open: WeakSet[Record] = WeakSet()
         self._asked = self._written = self._done = self._waiting = 0
         self._gone: set[Path] = set()
@@ -69,8 +81,11 @@ class Keeper:
         self._failed = float("-inf")
         self._began: float | None = None
         self._stopping = False
-        self._most, self.failures = most, 0
-        self._sweep(days * 86400)
+        self._most, self._failures = most, 0
+        self._moments.restore()
+        self._used = sweep(self._folder, days * 86400)  # how many journals name a snapshot
+        self.snapshots.retain(self._used)
+        self._moments.retain()
         self.stored = self._measured()
         self._thread = threading.Thread(target=self._run, name="terrella-keeper", daemon=True)
 
@@ -82,7 +97,13 @@ class Keeper:
     def failing(self) -> bool:
         """Whether a writing has failed lately, or one takes longer than it should."""
         began, now = self._began, time.monotonic()
-        return now - self._failed < RECENT or (began is not None and now - began > PATIENCE)
+        late = began is not None and now - began > PATIENCE
+        return late or now - self._failed < RECENT or (self._remote is not None and self._remote.failing)
+
+    @property
+    def failures(self) -> int:
+        """How many writings have failed."""
+        return self._failures + (0 if self._remote is None else self._remote.failures)
 
     def record(self, token: str, past: Past | None = None) -> Record:
         """Begin the journal of a session, with a past that another one has had until now."""
@@ -104,7 +125,7 @@ class Keeper:
         if "world" not in past.about:
             raise ServingError("this session was lost as it began; open a new one.")
         if path.exists():
-            self._mend(path)
+            mend(path)
             self._begun.add(path)
         self._cut.discard(path)  # whoever goes on from here says so: there will be no gap
         if foreign:
@@ -126,12 +147,24 @@ class Keeper:
             return None
         return self.record(token, past)
 
+    def share(self, record: Record, token: str, frame: int) -> bool:
+        """Keep a moment of `record`, at `frame`, for whoever has the token; whether the store answers."""
+        moment = self.branch(record, token, frame)
+        if moment is None:
+            return False
+        moment.amend(**{MOMENT: True})
+
+        def store() -> None:
+            self.stored += self._moments.put(moment.path)
+
+        self._soon(store)  # once it is written, as its snapshots are
+        return True
+
     def forget(self, record: Record) -> None:
         """Delete a session and the snapshots that no other one needs, soon."""
         with self._wake:
             self._gone.add(record.path)
-            self._jobs.append(lambda: self._delete(record.path, record.keys))
-            self._wake.notify()
+        self._soon(lambda: self._delete(record.path, record.keys))
 
     def release(self, record: Record, then: Callable[[], None]) -> None:
         """Let another server of the store have a session, soon, once all of it is written; then call `then`.
@@ -151,9 +184,7 @@ class Keeper:
             finally:
                 then()
 
-        with self._wake:
-            self._jobs.append(let_go)
-            self._wake.notify()
+        self._soon(let_go)
 
     def write(self, record: Record, line: Mapping[str, Any]) -> None:
         """Append a line, soon."""
@@ -188,11 +219,10 @@ class Keeper:
 
         with self._wake:
             if self._waiting + size > STATES:
-                self.failures += 1
+                self._failures += 1
                 return
             self._waiting += size
-            self._jobs.append(store)
-            self._wake.notify()
+        self._soon(store)
 
     def flush(self) -> None:
         """Wait until everything handed over so far is written, snapshots too."""
@@ -206,9 +236,16 @@ class Keeper:
         self._thread.join(5 * PATIENCE)
         if self._thread.is_alive():
             log.error("the store does not answer; what was not written yet is lost")
+        if self._remote is not None:
+            self._remote.close(5 * PATIENCE)
         self._lock.close()
 
     # inside
+
+    def _soon(self, job: Callable[[], None]) -> None:
+        with self._wake:
+            self._jobs.append(job)
+            self._wake.notify()
 
     def _settle(self, done: Callable[[], int]) -> None:
         """Wait until what was handed over is done; journals (`_written`) do not wait for snapshots.
@@ -248,7 +285,7 @@ class Keeper:
         return True
 
     def _measured(self) -> int:
-        return sum(path.stat().st_size for path in self._home.glob("*/*"))
+        return sum(path.stat().st_size for path in self._folder.iterdir()) + self.snapshots.nbytes
 
     def _opened(self, path: Path, keys: set[str]) -> Record:
         record = Record(self, path, keys)
@@ -285,7 +322,7 @@ class Keeper:
         try:
             act()
         except Exception:
-            self.failures += 1
+            self._failures += 1
             known, self._failed = time.monotonic() - self._failed < RECENT, time.monotonic()
             if not known:
                 log.exception("a %s could not be written; sessions go on, and may be lost with this server", what)
@@ -295,26 +332,15 @@ class Keeper:
         return True
 
     def _append(self, path: Path, text: str) -> None:
-        """Append lines, all or none of them; a journal that another server has taken over is let be."""
+        """Append lines; a journal that another server has taken over is let be."""
         self._make_room(len(text))
-        data, written = text.encode(), 0
-        create = 0 if self._store is not None and path in self._begun else os.O_CREAT
         try:
-            opened = os.open(path, os.O_WRONLY | os.O_APPEND | create, 0o666)
+            self.stored += append(path, text, create=self._store is None or path not in self._begun)
         except FileNotFoundError:
             if self._store is None or not self._folder.exists():
                 raise
             return log.warning("another server goes on with session %s", path.stem[:8])
-        with os.fdopen(opened, "ab", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                while written < len(data):
-                    written += file.write(data[written:])
-            except OSError:
-                file.truncate(size)
-                raise
         self._begun.add(path)
-        self.stored += len(data)
 
     def _hold_back(self, path: Path, texts: list[str]) -> None:
         """Let lines that could not be written wait; where they are too many the journal ends."""
@@ -346,6 +372,7 @@ class Keeper:
         if path.exists():
             self.stored -= path.stat().st_size
             path.unlink()
+        self.stored -= self._moments.drop(path)
         self._unname(path, keys)
 
     def _unname(self, path: Path, keys: set[str]) -> None:
@@ -370,24 +397,3 @@ class Keeper:
 
     def _path(self, token: str) -> Path:
         return self._folder / journal_name(token)
-
-    def _mend(self, path: Path) -> None:
-        """Cut off a last line that a crash has left half written, before others are appended to it."""
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)
-
-    def _sweep(self, age: float) -> None:
-        """Delete what is older than the newest session by `age` seconds; a clock that was set wrong deletes nothing."""
-        times = {path: path.stat().st_mtime for path in self._folder.glob("*.jsonl")}
-        newest = max(times.values(), default=0.0)
-        for path, touched in times.items():
-            try:
-                if touched < newest - age:
-                    path.unlink()
-                    continue
-                self._used.update(set(read_journal(path).kept.values()))
-            except (OSError, ServingError) as error:
-                log.warning("%s is left out: %s", path.name, error)
-        self.snapshots.retain(self._used)

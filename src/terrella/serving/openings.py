@@ -14,6 +14,7 @@ from ..errors import ServingError
 from .catalogue import Catalogue, Served
 from .client import Client
 from .curve import BatchCurve
+from .journal import MOMENT
 from .keeper import Keeper
 from .limits import Limits
 from .moves import new_token, root_of
@@ -23,7 +24,6 @@ from .session import Session
 from .truth import Truth
 
 log = logging.getLogger("terrella.serving")
-MOMENT = "moment"  # what the journal of a shared moment says about itself
 
 
 class Openings:
@@ -99,10 +99,8 @@ class Openings:
         if client.shared >= most:
             raise ServingError(f"{most} moments were shared over this connection, which is the most; connect again.")
         token = new_token(root_of(player.token))
-        record = self._keeper.branch(session.record, token, frame)
-        if record is None:
+        if not self._keeper.share(session.record, token, frame):
             raise ServingError("the place where sessions are kept does not answer; try again later.")
-        record.amend(**{MOMENT: True})
         client.shared += 1
         return token
 

@@ -42,11 +42,15 @@ POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE, MOVED = 1008, 1009
 
 @dataclass(frozen=True)
 class Hello:
-    """First message. `resume`: the token of a session to be reopened, which the gateway of a cluster looks for."""
+    """First message. `resume`: the token of a session to be reopened, which the gateway of a cluster looks for.
+
+    `codecs`: those in which the client can show images, best first; of these the server takes the first it has.
+    """
 
     protocol: int
     token: str | None = None
     resume: str | None = None
+    codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,12 +213,17 @@ def parse(text: str, limits: Limits = DEFAULT) -> Message:
 
 @dataclass(frozen=True)
 class Welcome:
-    """Answer to `hello`: limits, the names of the worlds and the one to show first."""
+    """Answer to `hello`: limits, the names of the worlds and the one to show first.
+
+    `codec` is the one in which images will come, of the `codecs` that the server has.
+    """
 
     protocol: int
     limits: Limits
     worlds: tuple[str, ...]
     default: str
+    codec: str = "jpeg"
+    codecs: tuple[str, ...] = ("jpeg",)
 
 
 @dataclass(frozen=True)
@@ -330,7 +339,7 @@ class Error:
 
 
 ANSWERS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Welcome, Opened, Shared, Tick, Status, Closed, Error)
+    kind.__name__.lower(): kind for kind in (Welcome, Moved, Opened, Shared, Tick, Status, Closed, Error)
 }
 """What a server says, by its `type`."""
 

@@ -103,21 +103,25 @@ class Session:
     def rewind(self, frame: int) -> Shot:
         """Return to `frame` exactly and forget what came after it."""
         self._in_reach(frame)
+        found = self._found(frame)  # first, since a store may not answer
         self.sound = False
         if self.record is not None:
             self.record.back(frame)
-        self._replay(frame)
+        self._replay(frame, *found)
         self._part()
         self.sound = True
         return self.shot
 
-    def _replay(self, frame: int) -> None:
-        """Load the keyframe before `frame` and give the actions since then again."""
-        while self._keyframes[-1].frame > frame:
+    def _found(self, frame: int) -> tuple[Keyframe, State, Shot]:
+        """The keyframe before `frame`, loaded."""
+        key = next(key for key in reversed(self._keyframes) if key.frame <= frame)
+        return key, *self._loaded(key)
+
+    def _replay(self, frame: int, key: Keyframe, state: State, shot: Shot) -> None:
+        """Go on from the keyframe before `frame`, and give the actions since then again."""
+        while self._keyframes[-1] is not key:
             self._keyframes.pop()
-        key = self._keyframes[-1]
-        state, self.shot = self._loaded(key)
-        self.key = key.key
+        self.shot, self.key = shot, key.key
         replay = self._log[key.frame - self.oldest : frame - self.oldest]
         del self._log[frame - self.oldest :]
         self._hold(state)
@@ -215,6 +219,10 @@ class Session:
         self._keyframes, self._aside = deque(kept), self.key
         return True
 
+    def wake(self) -> None:
+        """Have the state where it can be stepped; raises `ServingError` where the store does not give it now."""
+        self._seat()
+
     def close(self) -> None:
         """Free the state and the true environment."""
         self.served.slots.free(self._slot)
@@ -253,7 +261,7 @@ class Session:
         self.from_environment = self.truth is not None
         self._log = past.rows[frames[0] :]
         self._keyframes = deque(Keyframe(at, past.kept[at], truth=marks.get(at)) for at in frames)
-        self._replay(past.frame)
+        self._replay(past.frame, *self._found(past.frame))
         self._part()
         if self.record is not None:
             self.record.back(past.frame)
@@ -369,10 +377,11 @@ def advance_together(sessions: Sequence[Session], rows: Sequence[np.ndarray]) ->
     where the engine is exact. Raises what `Engine.step` raises, for all of them; `Session.recover` undoes that.
     """
     first = sessions[0]
+    slots = [session._seat() for session in sessions]
     for session in sessions:
         session.sound = False
     stacked = np.asarray(np.stack(list(rows)), np.float32)
-    frame = first.served.slots.step([session._seat() for session in sessions], stacked, first.steps)
+    frame = first.served.slots.step(slots, stacked, first.steps)
     shots = []
     for session, row in zip(sessions, rows):
         shot = session._absorb(frame, row, session.steps)

@@ -5,7 +5,7 @@ onto it. Equal pasts have equal keys and are stored once, and a state never meet
 said, instead of hashes of states, after LMCache (Liu et al., arXiv 2510.09665), whose chains run over tokens; here an
 action and the denoising steps of its frame are a link.
 
-A store is four methods (`put`, `get`, `drop` and `in`); this one is a folder of safetensors files.
+A snapshot is two safetensors files, in a folder or in any other store (`stores`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from safetensors.numpy import save_file
 
 from ..engine import Engine, State
 from ..errors import ServingError
-from ..files import atomic
+from .stores import Blobs
 
 
 def first_key(about: Mapping[str, object], observations: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
@@ -47,14 +46,18 @@ def parted_key(key: str, salt: str) -> str:
 
 
 class Snapshots:
-    """States and what was shown with them, as files of a folder."""
+    """States and what was shown with them, as files of a store."""
 
-    def __init__(self, folder: str | Path):
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, blobs: Blobs):
+        self._blobs = blobs
 
     def __contains__(self, key: str) -> bool:
-        return self._shot(key).exists()  # written last
+        return self._blobs.size(_shot(key)) is not None  # written last
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files of the store."""
+        return sum(self._blobs.size(name) or 0 for name in self._blobs.names())
 
     def put(self, key: str, state: State, shown: Mapping[str, np.ndarray], numbers: Mapping[str, object]) -> int:
         """Store a state of one session with the frame shown and its numbers (JSON values), unless it is there.
@@ -64,42 +67,42 @@ class Snapshots:
         if key in self:
             return 0
         try:
-            state.save(self._state(key))
-            with atomic(self._shot(key)) as partial:
+            with self._blobs.writing(_state(key)) as path:
+                state.save(path)
+            with self._blobs.writing(_shot(key)) as path:
                 arrays = {name: np.ascontiguousarray(value) for name, value in shown.items()}
-                save_file(arrays, partial, {"terrella": json.dumps(dict(numbers))})
+                save_file(arrays, path, {"terrella": json.dumps(dict(numbers))})
         except BaseException:
-            self._state(key).unlink(missing_ok=True)
+            self._blobs.remove(_state(key))
             raise
-        return self._state(key).stat().st_size + self._shot(key).stat().st_size
+        return (self._blobs.size(_state(key)) or 0) + (self._blobs.size(_shot(key)) or 0)
 
     def get(self, key: str, engine: Engine) -> tuple[State, dict[str, np.ndarray], dict[str, Any]]:
         """Return a state, the frame shown and its numbers; raises `ServingError` or `StateError` if it cannot."""
         try:
-            with safe_open(str(self._shot(key)), "np") as file:
+            with self._blobs.reading(_shot(key)) as path, safe_open(str(path), "np") as file:
                 numbers = json.loads((file.metadata() or {})["terrella"])
                 shown = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ServingError(f"snapshot {key[:12]} cannot be read: {error}; begin a new session.") from error
-        return engine.load_state(self._state(key)), shown, numbers
+        with self._blobs.reading(_state(key)) as path:
+            return engine.load_state(path), shown, numbers
 
     def drop(self, key: str) -> int:
         """Delete a snapshot, if it is there; return the bytes that it took."""
-        size = 0
-        for path in (self._shot(key), self._state(key)):
-            if path.exists():
-                size += path.stat().st_size
-                path.unlink()
-        return size
+        return self._blobs.remove(_shot(key)) + self._blobs.remove(_state(key))
 
     def retain(self, keys: Container[str]) -> None:
         """Delete all snapshots but those of these keys."""
-        for path in (*self._folder.glob("*.state"), *self._folder.glob("*.shot")):
-            if path.stem not in keys:
-                path.unlink()
+        for name in self._blobs.names():
+            key, _, kind = name.partition(".")
+            if kind in ("state", "shot") and key not in keys:
+                self._blobs.remove(name)
 
-    def _state(self, key: str) -> Path:
-        return self._folder / f"{key}.state"
 
-    def _shot(self, key: str) -> Path:
-        return self._folder / f"{key}.shot"
+def _state(key: str) -> str:
+    return f"{key}.state"
+
+
+def _shot(key: str) -> str:
+    return f"{key}.shot"

@@ -1,10 +1,10 @@
 // Canvas drawings: pictures, vector components over time, and the small line of the distance from the truth.
 
-import { JPEG, RAW } from "./link.js";
+import { JPEG, RAW, WEBP } from "./link.js";
 
 const WORLD = "#f0b35a", TRUTH = "#6fc3ea", GRID = "#262b36", TEXT = "#98a1b2";
 
-/** Draw a raw or JPEG part into a canvas of the part's own size. */
+/** Draw a raw, JPEG or WebP part into a canvas of the part's own size. */
 export async function drawImage(canvas, part) {
   if (canvas.width !== part.width) canvas.width = part.width;
   if (canvas.height !== part.height) canvas.height = part.height;
@@ -15,8 +15,9 @@ export async function drawImage(canvas, part) {
       to[i] = from[j]; to[i + 1] = from[j + 1]; to[i + 2] = from[j + 2]; to[i + 3] = 255;
     }
     context.putImageData(image, 0, 0);
-  } else if (part.kind === JPEG) {
-    const bitmap = await createImageBitmap(new Blob([part.data], { type: "image/jpeg" }));
+  } else if (part.kind === JPEG || part.kind === WEBP) {
+    const type = part.kind === JPEG ? "image/jpeg" : "image/webp";
+    const bitmap = await createImageBitmap(new Blob([part.data], { type }));
     context.drawImage(bitmap, 0, 0);
     bitmap.close();
   }
