@@ -54,13 +54,13 @@ class Rows:
             )
         if len(np.unique(groups[fitted])) < 2:
             raise ConfigError("a readout is fitted on at least two groups; gather more episodes.")
-        if not np.isfinite(features[fitted]).all():
+        known, width = features[fitted], features.shape[1]
+        if not np.isfinite(known).all():
             raise ConfigError("features hold numbers that are not finite; no readout can be fitted on them.")
-        flat, width = _flat(features[fitted]), features.shape[1]
-        total = np.zeros((len(features), int(fitted.sum())))
+        flat, total = _flat(known), np.zeros((len(features), len(known)))
         for first in range(0, width, COLUMNS):
-            block = features[:, first : first + COLUMNS]
-            units = _standard(block[fitted], flat)[0](block)
+            some = slice(first, first + COLUMNS)
+            units = _standard(known[:, some], flat)[0](features[:, some])
             total += units @ units[fitted].T
         return cls(total / max(1, width), fitted, groups, width)
 
