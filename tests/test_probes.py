@@ -91,6 +91,25 @@ def test_a_world_is_probed_beside_pixels(pendulum_world):
     env.close()
 
 
+def test_sessions_that_begin_alike_read_as_each_alone(pendulum_world):
+    env = make("Pendulum-v1")
+    found = snapshots(Stage(env, describe(env), 0), 3, context=3, lead=10)
+    env.close()
+    rows, seeds = [0, 1, 0, 2, 1], [5, 6, 5, 7, 8]  # the first and the third part late, the second and the last at once
+    observations = {name: v[rows].copy() for name, v in found.observations.items()}
+    past = found.past[rows].copy()
+    past[2, -1] += 0.5
+    engine = Engine(pendulum_world, recall=2)
+    together = SessionReader(engine)(observations, past, seeds)
+    for i, seed in enumerate(seeds):
+        state = engine.start({name: v[i : i + 1] for name, v in observations.items()}, past[i : i + 1], [seed])
+        np.testing.assert_allclose(together["latents"][i], engine.recent(state).z.reshape(-1), atol=1e-5)
+    memory = together["memory"]
+    assert (memory[0] != memory[2]).any()
+    alone = SessionReader(engine)({name: v[2:3] for name, v in observations.items()}, past[2:3], seeds[2:3])
+    np.testing.assert_allclose(memory[2], alone["memory"][0], atol=1e-5)
+
+
 def test_without_quantities_there_is_nothing_to_read():
     env = make("Acrobot-v1")
     stage = Stage(env, describe(env), 0)

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..engine import Engine
+from ..engine import Engine, State
 from ..errors import ArenaError
 from .moments import Stage
 from .readouts import Kind, Rows, fit
 from .stats import bootstrap, number
 
-BATCH = 32
+BATCH = 96
 CLASSES = 16  # whole numbers with at most so many values are classes
 HELD_OUT = 0.3
 
@@ -110,13 +110,37 @@ class SessionReader:
         found: dict[str, list[np.ndarray]] = {"latents": [], "memory": []}
         for first in range(0, len(past), BATCH):
             some = slice(first, first + BATCH)
-            state = self.engine.start({n: v[some] for n, v in observations.items()}, past[some], list(seeds[some]))
+            state = _sessions(self.engine, {n: v[some] for n, v in observations.items()}, past[some], seeds[some])
             for name, parts in (("latents", [self.engine.recent(state).z]), ("memory", _memory(state))):
                 found[name].append(torch.cat([p.reshape(len(p), -1).float() for p in parts], 1).cpu().numpy())
         return {name: np.concatenate(batches) for name, batches in found.items()}
 
 
-def _memory(state: Any) -> list[torch.Tensor]:
+def _sessions(engine: Engine, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]) -> State:
+    """Begin sessions from contexts as `Engine.start` does; those of equal seeds and pasts are one until they part.
+
+    Scenes of one layout begin alike, so that many of their frames are encoded and written once.
+    """
+    kind, rows = _kinds(seeds, *(v[:, 0] for v in observations.values()))
+    first = {name: v[rows, :1] for name, v in observations.items()}
+    state = engine.start(first, past[rows, :0], [seeds[row] for row in rows])
+    for t in range(past.shape[1]):
+        after, rows = _kinds(kind, past[:, t], *(v[:, t + 1] for v in observations.values()))
+        seen = {name: v[rows, t + 1] for name, v in observations.items()}
+        state = engine.observe(state.select(kind[rows].tolist()), past[rows, t], seen)
+        kind = after
+    return state.select(kind.tolist())
+
+
+def _kinds(*columns: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the n rows so that those equal in all columns `(n, ...)` share a number; and one row of each number."""
+    keys = [tuple(np.asarray(value).tobytes() for value in row) for row in zip(*columns)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    kind = np.array([numbers[key] for key in keys])
+    return kind, np.unique(kind, return_index=True)[1]
+
+
+def _memory(state: State) -> list[torch.Tensor]:
     slabs = state.slabs.owned()
     parts = [v for name, v in slabs.recurrent.items() if v.is_floating_point() and not slabs.spec.slabs[name].beside]
     rows = torch.arange(slabs.batch, device=slabs.time.device)
