@@ -388,9 +388,13 @@ def test_pucks_obey_mechanics() -> None:
         env.step(np.zeros(2, np.float32))
     velocity = fork.quantities()["velocity"]
     np.testing.assert_allclose(velocity, [[-0.5, 0.0], [0.5, 0.0]], atol=1e-6)  # v1 = (m1 - m2) / (m1 + m2)
-    fork.intervene("gravity", [0.0, -2.0])
-    fork.intervene("position", [[0.2, 0.9], [0.7, 0.9]])
-    fork.intervene("velocity", np.zeros((2, 2)))
+    state, values = fork.save(), {"gravity": [0.0, -2.0], "position": [[0.2, 0.9], [0.7, 0.9]]}
+    values["velocity"] = np.zeros((2, 2))
+    together = fork.set(values)
+    fork.restore(state)
+    for name, value in values.items():
+        alone = fork.intervene(name, value)
+    np.testing.assert_array_equal(together, alone)
     for _ in range(8):
         env.step(np.zeros(2, np.float32))
     np.testing.assert_allclose(fork.quantities()["velocity"][:, 1], -2.0 * 0.4, rtol=1e-9)

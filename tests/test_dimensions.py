@@ -49,10 +49,10 @@ def test_items_are_balanced_and_differ_by_their_factors(dimension):
 def test_who_knows_the_state_is_right_and_who_is_blind_is_at_chance(dimension):
     env = dimension.make()
     items = build_items(dimension, env, layouts=12)
-    told = perceive(dimension, items, known(items), kind="mlp")
+    told = perceive(dimension, items, known(items), kinds=["mlp"])["mlp"]
     assert told["accuracy"] > (dimension.chance + 1) / 2
     assert told["interval"][0] > dimension.chance
-    blind = perceive(dimension, items, np.ones((len(items), 3)))
+    blind = perceive(dimension, items, np.ones((len(items), 3)))["linear"]
     assert blind["accuracy"] == pytest.approx(dimension.chance, abs=1e-9)
     assert set(told["entanglement"]) == set(dimension.factors) - {"answer"}
     env.close()
@@ -62,7 +62,8 @@ def test_pixels_tell_where_a_disc_lies():
     dimension = find_dimension("SR")
     env = dimension.make()
     items = build_items(dimension, env, layouts=24)
-    assert perceive(dimension, items, read(items, pixel_reader))["interval"][0] > dimension.chance
+    (frames,) = read(items, pixel_reader).values()
+    assert perceive(dimension, items, frames)["linear"]["interval"][0] > dimension.chance
     env.close()
 
 

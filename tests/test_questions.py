@@ -156,6 +156,14 @@ def test_the_benchmark_gathers_what_the_suite_keeps(benchmarks, world, tmp_path,
     (foreseen,) = (line for line in lines if line.startswith("| table, M-IP |"))
     assert (seen.count("|"), foreseen.count("|")) == (lines[0].count("|"), lines[-2].count("|"))
     assert "1.00; 1.00" in foreseen
+    for row in result["rows"]:
+        better = row["kind"] == "world" and row["how"] == "linear"
+        row |= {"accuracy": 0.9 if better else 0.5, "interval": [0.8, 1.0]}
+    told = benchmarks.tables.understanding.dimensions(result)
+    assert told.count("**0.90 (0.80 to 1.00)**; **0.50 (0.80 to 1.00)**") == 2  # latents, memory
+    for row in result["rows"]:
+        row["interval"] = [0.5, 1.0]
+    assert "**" not in benchmarks.tables.understanding.dimensions(result)
 
 
 def test_the_list_in_the_docs_is_that_of_the_definitions(benchmarks):

@@ -153,16 +153,16 @@ def test_who_knows_the_answer_knows_it_in_new_combinations():
         items = build_items(dimension, env, layouts=6)
     answer, others = (np.eye(4)[items.factors[name]] for name in ("answer", "others"))
     how = {"held_out": "combinations"}
-    known = perceive(dimension, items, answer, **how)
+    known = perceive(dimension, items, answer, **how)["linear"]
     assert known["accuracy"] == 1.0
     assert known["items"] + known["fitted"] < len(items)
-    blind = perceive(dimension, items, np.ones((len(items), 3)), **how)
+    blind = perceive(dimension, items, np.ones((len(items), 3)), **how)["linear"]
     assert blind["accuracy"] == pytest.approx(dimension.chance, abs=1e-9)
     both = (items.factors["answer"] * 3 + items.factors["others"])[:, None] == np.arange(12)
-    assert perceive(dimension, items, both.astype(float))["accuracy"] == 1.0
-    by_heart = perceive(dimension, items, both.astype(float), **how)
+    assert perceive(dimension, items, both.astype(float))["linear"]["accuracy"] == 1.0
+    by_heart = perceive(dimension, items, both.astype(float), **how)["linear"]
     assert by_heart["accuracy"] <= dimension.chance + 1e-9
-    assert perceive(dimension, items, others, **how)["accuracy"] <= dimension.chance + 1e-9
+    assert perceive(dimension, items, others, **how)["linear"]["accuracy"] <= dimension.chance + 1e-9
     with pytest.raises(ConfigError, match="held_out"):
         perceive(dimension, items, answer, held_out="factors")
 

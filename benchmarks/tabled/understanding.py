@@ -75,7 +75,10 @@ def sensitivity(result: dict[str, Any]) -> str:
 
 
 def dimensions(result: dict[str, Any]) -> str:
-    """Shares of right answers, one line a world and dimension: first of perception, then of prediction."""
+    """Shares of right answers, one line a world and dimension: first of perception, then of prediction.
+
+    Bold: what a world answers surely better than every control that knows no more than it does.
+    """
     cases: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for row in result["rows"]:
         who = "world" if row["kind"] == "world" else row["entrant"]
@@ -91,20 +94,30 @@ def dimensions(result: dict[str, Any]) -> str:
         first = next(iter(next(iter(case.values())).values()))
         start = f"| {world}, {name} | {first['items']} | {first['chance']:.2f} |"
         if "linear" in next(iter(case.values())):
-            cells = [_ways(case.get(column), column[0] == "world") for column in seen]
-            lines.append(f"{start} {' | '.join(cells)} | {_entangled(case.get(seen[1], {}).get('linear'))} |")
+            lines.append(f"{start} {_answers(case, seen)} | {_entangled(case.get(seen[1], {}).get('linear'))} |")
             continue
         for stream in dict.fromkeys(what for _, what in case):
             some = [(who, stream) for who in ("world", "untrained", "last frame held", "true simulator")]
-            cells = [_ways(case.get(column), column[0] == "world") for column in some]
-            tail.append(f"{start} {' | '.join(cells)} | {_entangled(case.get(some[0], {}).get('row'))} |")
+            tail.append(f"{start} {_answers(case, some)} | {_entangled(case.get(some[0], {}).get('row'))} |")
     return "\n".join(lines + (tail if len(tail) > 3 else []))
 
 
-def _ways(found: dict[str, Any] | None, whole: bool) -> str:
-    """Accuracies of every way of reading; whole: with their intervals."""
-    cells = [row for row in (found or {}).values() if row["accuracy"] is not None]
-    return "; ".join(measured(row["accuracy"], row["interval"] if whole else [None, None]) for row in cells)
+def _answers(case: dict[tuple[str, str], dict[str, Any]], columns: list[tuple[str, str]]) -> str:
+    """Accuracies by every way of reading, those of the world with intervals; the last column knows the truth."""
+    cells = []
+    for column in columns:
+        told = [(how, row) for how, row in case.get(column, {}).items() if row["accuracy"] is not None]
+        if column[0] != "world":
+            cells.append("; ".join(measured(row["accuracy"], [None, None]) for _, row in told))
+            continue
+        parts = []
+        for how, row in told:
+            others = [case[c][how]["accuracy"] for c in columns[:-1] if c[0] != "world" and how in case.get(c, {})]
+            sure = row["interval"][0] is not None and all(o is None or row["interval"][0] > o for o in others)
+            text = measured(row["accuracy"], row["interval"])
+            parts.append(f"**{text}**" if sure and others else text)
+        cells.append("; ".join(parts))
+    return " | ".join(cells)
 
 
 def _entangled(found: dict[str, Any] | None) -> str:

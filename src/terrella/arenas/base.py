@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import gymnasium as gym
@@ -77,6 +77,13 @@ class Forkable(Protocol):
         Random streams are untouched: the future differs by the consequences of the change alone. What the actions
         since the last reset earned stays. Raises `UnknownName` with the nearest names, `ArenaError` when the quantity
         cannot be set or not to this value; then nothing has changed.
+        """
+        ...
+
+    def set(self, values: Mapping[str, Any]) -> Any:
+        """Set several quantities in turn, as `intervene` does each, and look once.
+
+        Where one of them is refused, those before it stay set.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -96,20 +97,32 @@ class Fork:
 
     def intervene(self, name: str, value: Any) -> Any:
         """Set one quantity and return what is now observed."""
+        return self.set({name: value})
+
+    def set(self, values: Mapping[str, Any]) -> Any:
+        """Set several quantities in turn and return what is then observed."""
         self.last_observation()
-        for layer in self._layers:  # before anything is changed
-            if not isinstance(layer, gym.ObservationWrapper) and layer.observation_space != layer.env.observation_space:
-                raise ArenaError(
-                    f"the wrapper {type(layer).__name__} makes observations out of steps, so what it would show after "
-                    "an intervention is unknown. Build it as a gymnasium.ObservationWrapper, or leave it out."
-                )
-        set_quantity(self._simulator.quantities(), name, value)
+        if self._blind:  # before anything is changed
+            raise ArenaError(
+                f"the wrapper {self._blind} makes observations out of steps, so what it would show after an "
+                "intervention is unknown. Build it as a gymnasium.ObservationWrapper, or leave it out."
+            )
+        for name, value in values.items():
+            set_quantity(self._simulator.quantities(), name, value)
         observation = self._simulator.observe()
         for layer in reversed(self._layers):
             if isinstance(layer, gym.ObservationWrapper):
                 observation = layer.observation(observation)
         self._arena.last_observation = observation
         return observation
+
+    @cached_property
+    def _blind(self) -> str | None:
+        """The name of a wrapper that makes other observations and cannot make them of a state alone, or None."""
+        for layer in self._layers:
+            if not isinstance(layer, gym.ObservationWrapper) and layer.observation_space != layer.env.observation_space:
+                return type(layer).__name__
+        return None
 
     def _check(self, header: Mapping[str, Any]) -> None:
         for key, what in (("arena", "simulator"), ("env", "environment"), ("layers", "stack of wrappers")):

@@ -131,19 +131,22 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
 
     def picture(self) -> np.ndarray:
         """Draw the discs, later ones over earlier ones, the pusher last; edges are as smooth as a pixel allows."""
-        at = (np.arange(self.view) + 0.5) * SIDE / self.view
-        dx = at[None, None, :] - self.position[:, 0, None, None]
-        dy = at[None, ::-1, None] - self.position[:, 1, None, None]
-        pixel, radius = SIDE / self.view, self.radius[:, None, None]
-        cosine, sine = np.cos(self.angle)[:, None, None], np.sin(self.angle)[:, None, None]
-        disc = ((radius - np.sqrt(dx * dx + dy * dy)) / pixel + 0.5).clip(0, 1)
-        along, across = dx * cosine + dy * sine, np.abs(dy * cosine - dx * sine)
-        spoke = disc * ((0.012 - across) / pixel + 0.5).clip(0, 1) * (along > 0)
+        at, pixel = (np.arange(self.view) + 0.5) * SIDE / self.view, SIDE / self.view
+        cosine, sine = np.cos(self.angle), np.sin(self.angle)
+        reach = self.radius[:, None] + pixel  # of what a disc may colour, by row and column
+        first = ((self.position - reach) / pixel).astype(int).clip(0, self.view)
+        last = ((self.position + reach) / pixel).astype(int).clip(-1, self.view - 1) + 1
         frame = np.full((self.view, self.view, 3), BACKGROUND, np.float64)
-        for i in range(len(disc) - 1, -1, -1):
-            colour = COLOURS[0] if i == 0 else COLOURS[1 + (i - 1) % (len(COLOURS) - 1)]
-            frame += disc[i, :, :, None] * (np.array(colour) - frame)
-            frame += spoke[i, :, :, None] * (np.array(SPOKE) - frame)
+        for i in range(len(first) - 1, -1, -1):
+            (left, low), (right, high) = first[i], last[i]
+            dx = at[None, left:right] - self.position[i, 0]
+            dy = at[low:high, None][::-1] - self.position[i, 1]
+            disc = ((self.radius[i] - np.sqrt(dx * dx + dy * dy)) / pixel + 0.5).clip(0, 1)
+            along, across = dx * cosine[i] + dy * sine[i], np.abs(dy * cosine[i] - dx * sine[i])
+            spoke = disc * ((0.012 - across) / pixel + 0.5).clip(0, 1) * (along > 0)
+            box = frame[self.view - high : self.view - low, left:right]
+            box += disc[:, :, None] * (np.array(COLOURS[1 + (i - 1) % (len(COLOURS) - 1)] if i else COLOURS[0]) - box)
+            box += spoke[:, :, None] * (np.array(SPOKE) - box)
         return np.rint(frame).astype(np.uint8)
 
     def _place(self, random: np.random.Generator) -> None:

@@ -131,7 +131,7 @@ def build_items(dimension: Dimension, env: gym.Env, layouts: int, seed: int = 0)
         for levels in dimension.levels():
             fork.restore(begun)
             changes = dimension.build(np.random.default_rng([seed, layout, 2]), levels, now)
-            seen, trace = _show(dimension, env, fork, changes, rest)
+            seen, trace = _show(dimension, env, spec, fork, changes)
             frames.append(seen)
             traces.append(trace)
             states.append(fork.save())
@@ -154,16 +154,16 @@ def resting(spec: WorldSpec) -> np.ndarray:
 
 
 def _show(
-    dimension: Dimension, env: gym.Env, fork: Forkable, changes: Changes, rest: np.ndarray
+    dimension: Dimension, env: gym.Env, spec: WorldSpec, fork: Forkable, changes: Changes
 ) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
     """Play one scene: its frames, and all quantities at each, flat."""
-    spec, seen, trace = describe(env), [], []
+    seen, trace, rest = [], [], codec.decode(spec.action, resting(spec))
     observation: Any = fork.last_observation()
     for t in range(dimension.frames):
         if t and not dimension.still:
-            observation = env.step(codec.decode(spec.action, rest))[0]
-        for name, value in changes.get(t, {}).items():
-            observation = fork.intervene(name, value)
+            observation = env.step(rest)[0]
+        if t in changes:
+            observation = fork.set(changes[t])
         seen.append({name: np.array(frame) for name, frame in to_streams(env, observation).items()})
         trace.append(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in fork.quantities().values()]))
     return seen, np.concatenate(trace)

@@ -118,6 +118,37 @@ def measure_forks(
     also among their `near` distractors if these are given, of which it then has the score.
     """
     scales = {name: scale(forks, name, stream) for name, stream in streams.items()}
+    found, apart, failures = cost_forks(entrant, forks, streams, scales, advance)
+    result = {}
+    seen, nearly = None, {}
+    if isinstance(entrant, WorldEntrant):
+        give = partial(given_back, entrant.engine)
+        seen = recognised(give, forks, streams, scales)
+        if near is not None:
+            apart_from_near, nearly = told_apart(give, near, streams, scales)
+            seen &= apart_from_near
+    for name in streams:
+        table = fork_table(found[name], forks.marks)
+        if seen is not None:
+            table["perceived"] = {"kept": int(seen.sum()), "near": nearly.get(name)}
+            table["perceived"] |= fork_table(found[name].of(seen), forks.marks)["all"] if seen.any() else {}
+        response = apart[name]
+        table["response"] = interval(response[0], np.where(response[1] > 0, response[1], np.nan))
+        result[name] = table
+    return {"streams": result, "k": forks.k, "groups": len(forks), "failed": len(failures), "errors": failures[:3]}
+
+
+def cost_forks(
+    entrant: Dreamer,
+    forks: Forks,
+    streams: dict[str, StreamSpec],
+    scales: dict[str, np.ndarray | None],
+    advance: Advance,
+) -> tuple[dict[str, Matrices], dict[str, np.ndarray], list[str]]:
+    """Costs by stream, how far answers lie apart by stream (said and true, `(2, G, H)`), and what failed, in words.
+
+    scales: stream -> unit of each dimension `(F,)`, as `scale` has it. Groups that fail cost infinitely much.
+    """
     found: dict[str, list[Matrices]] = {name: [] for name in streams}
     apart: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     failures: list[str] = []
@@ -138,24 +169,8 @@ def measure_forks(
             found[name].append(one)
             apart[name].append(spread)
         advance(len(part) * part.k * max(part.horizons))
-    result = {}
-    seen, nearly = None, {}
-    if isinstance(entrant, WorldEntrant):
-        give = partial(given_back, entrant.engine)
-        seen = recognised(give, forks, streams, scales)
-        if near is not None:
-            apart_from_near, nearly = told_apart(give, near, streams, scales)
-            seen &= apart_from_near
-    for name in streams:
-        joined = Matrices.join(found[name])
-        table = fork_table(joined, forks.marks)
-        if seen is not None:
-            table["perceived"] = {"kept": int(seen.sum()), "near": nearly.get(name)}
-            table["perceived"] |= fork_table(joined.of(seen), forks.marks)["all"] if seen.any() else {}
-        response = np.concatenate(apart[name], 1)
-        table["response"] = interval(response[0], np.where(response[1] > 0, response[1], np.nan))
-        result[name] = table
-    return {"streams": result, "k": forks.k, "groups": len(forks), "failed": len(failures), "errors": failures[:3]}
+    joined = {name: Matrices.join(some) for name, some in found.items()}
+    return joined, {name: np.concatenate(some, 1) for name, some in apart.items()}, failures
 
 
 def measure_loss(entrant: WorldEntrant, forks: Forks, marks: tuple[int, ...], draws: int, advance: Advance) -> Any:

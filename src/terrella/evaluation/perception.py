@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import ConfigError
 from .dimension import Dimension, Items
 from .probes import HELD_OUT, Reader
-from .readouts import Kind, fit
+from .readouts import Kind, Rows, fit
 from .stats import bootstrap, number
 
 PERMUTED = 200  # draws of levels for what entanglement chance gives
@@ -35,16 +35,16 @@ def perceive(
     items: Items,
     features: np.ndarray,
     *,
-    kind: Kind = "linear",
+    kinds: Sequence[Kind] = ("linear",),
     held_out: HeldOut = "layouts",
     seed: int = 0,
-) -> dict[str, Any]:
-    """Score one dimension of perception, as JSON values: `tally` of the layouts held out, and `fitted`, items used.
+) -> dict[str, dict[str, Any]]:
+    """Score one dimension of perception by each kind of readout: kind -> JSON values.
 
-    features `(n, D)`, as `read` has them. held_out: with `combinations`, the readout has met neither the layouts nor
-    the combinations of levels that it is asked about, and who answers by another factor than the one asked for falls
-    below chance. Raises `ConfigError` for a dimension of prediction, fewer than three layouts, or factors that do not
-    combine.
+    These are `tally` of the layouts held out, and `fitted`, items used. features `(n, D)`, as `read` has them.
+    held_out: with `combinations`, the readout has met neither the layouts nor the combinations of levels that it is
+    asked about, and who answers by another factor than the one asked for falls below chance. Raises `ConfigError` for
+    a dimension of prediction, fewer than three layouts, or factors that do not combine.
     """
     if held_out not in get_args(HeldOut):
         raise ConfigError(f"held_out is {held_out!r}; expected one of {', '.join(get_args(HeldOut))}.")
@@ -61,11 +61,13 @@ def perceive(
     if held_out == "combinations":
         rare = diagonal(dimension, items, seed)
         fitted, out = fitted & ~rare, out & rare
-    said = fit(features[fitted], answers[fitted], items.layouts[fitted], kind, seed)(features[out])
-    right = credit(said, items.factors["answer"][out])
     rest = {name: places[out] for name, places in items.factors.items() if name != "answer"}
-    found = tally(right, np.full_like(right, dimension.chance), items.layouts[out], rest, seed)
-    return {"fitted": int(fitted.sum()), "held_out": held_out, **found}
+    rows, table = Rows.of(features, fitted, items.layouts), {}
+    for kind in kinds:
+        right = credit(fit(rows, answers[fitted], kind, seed)[out], items.factors["answer"][out])
+        found = tally(right, np.full_like(right, dimension.chance), items.layouts[out], rest, seed)
+        table[kind] = {"fitted": int(fitted.sum()), "held_out": held_out, **found}
+    return table
 
 
 def tally(
@@ -109,9 +111,9 @@ def diagonal(dimension: Dimension, items: Items, seed: int = 0) -> np.ndarray:
     return places % most == np.random.default_rng([seed, 5]).integers(most)
 
 
-def read(items: Items, reader: Reader, seeds: Sequence[int] | None = None) -> np.ndarray:
-    """Features `(n, D)` of all items; sessions of one layout share their seed, so that chance is no difference."""
-    return reader(items.observations, items.past, items.layouts.tolist() if seeds is None else seeds)
+def read(items: Items, reader: Reader) -> dict[str, np.ndarray]:
+    """Features `(n, D)` of all items by name; sessions of one layout share their seed: chance is no difference."""
+    return reader(items.observations, items.past, items.layouts.tolist())
 
 
 def known(items: Items) -> np.ndarray:

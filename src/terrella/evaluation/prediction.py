@@ -13,8 +13,9 @@ from ..arenas import describe, forkable, to_streams
 from ..errors import ArenaError, ConfigError
 from ..spec import StreamSpec
 from .dimension import Dimension, Items
+from .fork_matrix import scores
 from .forks import Forks
-from .measurements import measure_forks
+from .measurements import cost_forks, scale
 from .perception import tally
 from .rollout import Dreamer
 
@@ -66,9 +67,11 @@ def foresee(
     What fails counts as wrong, and `failed` says of how many items; those of which fewer than two futures differ ask
     nothing.
     """
-    measured, readouts = measure_forks(dreamer, forks, streams, advance), {}
-    for name, table in measured["streams"].items():
-        raw = {key: np.array(values, np.float64)[:, 0] for key, values in table["all"]["raw"].items()}
-        chance = 1 / np.maximum(raw["left"], 1)
-        readouts[name] = {way: tally(raw[way], chance, items.layouts, items.factors, seed) for way in WAYS}
-    return {"readouts": readouts, "failed": measured["failed"], "errors": measured["errors"]}
+    scales = {name: scale(forks, name, stream) for name, stream in streams.items()}
+    found, _, failures = cost_forks(dreamer, forks, streams, scales, advance)
+    readouts = {}
+    for name, costs in found.items():
+        scored = scores(costs.cost[:, 0], costs.kept[:, 0])
+        chance = 1 / np.maximum(scored["left"], 1)
+        readouts[name] = {way: tally(scored[way], chance, items.layouts, items.factors, seed) for way in WAYS}
+    return {"readouts": readouts, "failed": len(failures), "errors": failures[:3]}

@@ -18,21 +18,26 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..engine import Engine
+from ..engine import Engine, State
 from ..errors import ArenaError
 from .moments import Stage
-from .readouts import Kind, fit
+from .readouts import Kind, Rows, fit
 from .stats import bootstrap, number
 
-BATCH = 64
+BATCH = 96
 CLASSES = 16  # whole numbers with at most so many values are classes
 HELD_OUT = 0.3
 
 
 class Reader(Protocol):
-    """Turns contexts into features `(n, D)`: stream -> `(n, c+1, ...)`, actions `(n, c, W)`, seeds of sessions."""
+    """Turns contexts into features `(n, D)` by name, of what is read together.
 
-    def __call__(self, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+    Contexts: stream -> `(n, c+1, ...)`, actions `(n, c, W)`, seeds of sessions.
+    """
+
+    def __call__(
+        self, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]
+    ) -> dict[str, np.ndarray]:
         """Read features."""
         ...
 
@@ -78,36 +83,64 @@ def snapshots(stage: Stage, count: int, context: int, lead: int = 0) -> Snapshot
     return Snapshots(observations, past, [m.seed for m in moments], found, fork.units())
 
 
-def pixel_reader(observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-    """Hand on the frames as they are, and the actions between them: what can be read without a world."""
+def pixel_reader(
+    observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Hand on the `frames` as they are, and the actions between them: what can be read without a world."""
     del seeds
     parts = [v.reshape(len(past), -1).astype(np.float32) for v in (*observations.values(), past)]
-    return np.concatenate(parts, 1)
+    return {"frames": np.concatenate(parts, 1)}
 
 
 @dataclass(frozen=True)
-class LatentReader:
-    """The latents of the last frames of a session; the engine recalls them (`Engine(world, recall=4)`)."""
+class SessionReader:
+    """Of sessions of a world their `latents`, those of the last frames, and their `memory`.
+
+    The engine recalls the frames (`Engine(world, recall=4)`). Memory is what the backbone keeps: recurrent slabs whole,
+    of framed ones the newest frame's entries.
+    """
 
     engine: Engine
 
-    def __call__(self, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+    @torch.inference_mode()
+    def __call__(
+        self, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]
+    ) -> dict[str, np.ndarray]:
         """Read features; raises `ConfigError` where the engine recalls no frames."""
-        return _read(self.engine, observations, past, seeds, lambda state: [self.engine.recent(state).z])
+        found: dict[str, list[np.ndarray]] = {"latents": [], "memory": []}
+        for first in range(0, len(past), BATCH):
+            some = slice(first, first + BATCH)
+            state = _sessions(self.engine, {n: v[some] for n, v in observations.items()}, past[some], seeds[some])
+            for name, parts in (("latents", [self.engine.recent(state).z]), ("memory", _memory(state))):
+                found[name].append(torch.cat([p.reshape(len(p), -1).float() for p in parts], 1).cpu().numpy())
+        return {name: np.concatenate(batches) for name, batches in found.items()}
 
 
-@dataclass(frozen=True)
-class MemoryReader:
-    """What the backbone keeps for a session: recurrent slabs whole, of framed ones the newest frame's entries."""
+def _sessions(engine: Engine, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]) -> State:
+    """Begin sessions from contexts as `Engine.start` does; those of equal seeds and pasts are one until they part.
 
-    engine: Engine
+    Scenes of one layout begin alike, so that many of their frames are encoded and written once.
+    """
+    kind, rows = _kinds(seeds, *(v[:, 0] for v in observations.values()))
+    first = {name: v[rows, :1] for name, v in observations.items()}
+    state = engine.start(first, past[rows, :0], [seeds[row] for row in rows])
+    for t in range(past.shape[1]):
+        after, rows = _kinds(kind, past[:, t], *(v[:, t + 1] for v in observations.values()))
+        seen = {name: v[rows, t + 1] for name, v in observations.items()}
+        state = engine.observe(state.select(kind[rows].tolist()), past[rows, t], seen)
+        kind = after
+    return state.select(kind.tolist())
 
-    def __call__(self, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-        """Read features."""
-        return _read(self.engine, observations, past, seeds, _memory)
+
+def _kinds(*columns: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the n rows so that those equal in all columns `(n, ...)` share a number; and one row of each number."""
+    keys = [tuple(np.asarray(value).tobytes() for value in row) for row in zip(*columns)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    kind = np.array([numbers[key] for key in keys])
+    return kind, np.unique(kind, return_index=True)[1]
 
 
-def _memory(state: Any) -> list[torch.Tensor]:
+def _memory(state: State) -> list[torch.Tensor]:
     slabs = state.slabs.owned()
     parts = [v for name, v in slabs.recurrent.items() if v.is_floating_point() and not slabs.spec.slabs[name].beside]
     rows = torch.arange(slabs.batch, device=slabs.time.device)
@@ -120,34 +153,27 @@ def _memory(state: Any) -> list[torch.Tensor]:
     return parts
 
 
-@torch.inference_mode()
-def _read(engine: Engine, observations: Mapping[str, np.ndarray], past: np.ndarray, seeds: Sequence[int], look: Any):
-    found = []
-    for first in range(0, len(past), BATCH):
-        some = slice(first, first + BATCH)
-        state = engine.start({n: v[some] for n, v in observations.items()}, past[some], list(seeds[some]))
-        found.append(torch.cat([part.reshape(len(part), -1).float() for part in look(state)], 1).cpu().numpy())
-    return np.concatenate(found)
+def probe_rows(features: np.ndarray, groups: np.ndarray, seed: int = 0) -> Rows:
+    """Rows `(n, D)` for `probe`, of which those of some groups `(n,)` are held out. Raises as `Rows.of` does."""
+    names = np.random.default_rng([seed, 1]).permutation(np.unique(groups))
+    out = np.isin(groups, names[: max(1, round(HELD_OUT * len(names)))])
+    return Rows.of(features, ~out, groups)
 
 
-def probe(
-    features: np.ndarray, answers: np.ndarray, groups: np.ndarray, *, kind: Kind = "linear", seed: int = 0
-) -> dict[str, Any]:
+def probe(rows: Rows, answers: np.ndarray, *, kind: Kind = "linear", seed: int = 0) -> dict[str, Any]:
     """Fit a readout on some groups and score it on the others, as JSON values.
 
-    features `(n, D)`; answers `(n, M)` of numbers, or `(n,)` of whole numbers, which are classes. Numbers: `r2` =
+    rows: of `probe_rows`. answers `(n, M)` of numbers, or `(n,)` of whole numbers, which are classes. Numbers: `r2` =
     1 - sum of squared errors / sum of squared deviations from the fitting rows' mean, over all columns in units of
     their deviation. Classes: `accuracy`, and `chance`, that of naming the commonest class. Each with its bootstrap 95 %
     interval by group. `shuffled`: the same with the answers of the fitting rows permuted.
     """
-    names = np.random.default_rng([seed, 1]).permutation(np.unique(groups))
-    out = np.isin(groups, names[: max(1, round(HELD_OUT * len(names)))])
-    classes = answers.ndim == 1
+    out, groups, classes = ~rows.fitted, rows.groups, answers.ndim == 1
     levels, aim = _one_hot(answers) if classes else (None, answers.astype(np.float64))
     permuted = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(~out))
     result: dict[str, Any] = {"rows": len(answers), "held_out": int(out.sum()), "kind": kind}
     for label, fitted in (("", aim[~out]), ("shuffled", aim[permuted])):
-        said = fit(features[~out], fitted, groups[~out], kind, seed)(features[out])
+        said = fit(rows, fitted, kind, seed)[out]
         score = _class_score(said, aim, out, groups) if classes else _number_score(said, aim, out, groups)
         result |= {"shuffled": score} if label else score
     if levels is not None:
@@ -176,14 +202,15 @@ def _class_score(said: np.ndarray, aim: np.ndarray, out: np.ndarray, groups: np.
 
 
 def probe_quantities(
-    found: Snapshots, readers: Mapping[str, Reader], *, kinds: Sequence[Kind] = ("linear", "mlp"), seed: int = 0
+    found: Snapshots, readers: Sequence[Reader], *, kinds: Sequence[Kind] = ("linear", "mlp"), seed: int = 0
 ) -> dict[str, Any]:
-    """Probe every quantity that varies, by every reader and kind of readout: quantity -> reader -> kind -> scores.
+    """Probe every quantity that varies, in all that is read, by every kind: quantity -> features -> kind -> scores.
 
     Angles ("rad") are read as sine and cosine; single whole numbers of few values are classes.
     """
     groups = np.asarray(found.seeds)
-    features = {name: reader(found.observations, found.past, found.seeds) for name, reader in readers.items()}
+    read = [reader(found.observations, found.past, found.seeds) for reader in readers]
+    rows = {name: probe_rows(x, groups, seed) for features in read for name, x in features.items()}
     table: dict[str, Any] = {}
     for name, values in found.quantities.items():
         flat = values.reshape(len(values), -1)
@@ -197,7 +224,6 @@ def probe_quantities(
         else:
             answers = flat
         table[name] = {
-            reader: {kind: probe(x, answers, groups, kind=kind, seed=seed) for kind in kinds}
-            for reader, x in features.items()
+            what: {kind: probe(some, answers, kind=kind, seed=seed) for kind in kinds} for what, some in rows.items()
         }
     return table

@@ -8,13 +8,14 @@ answered by whoever rolls out: every entrant, the untrained world, the true simu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 
 from ..arenas import describe
@@ -31,7 +32,7 @@ from .kept import FORMAT, Kept
 from .moments import Stage
 from .perception import known, perceive, read
 from .prediction import dimension_forks, foresee
-from .probes import LatentReader, MemoryReader, pixel_reader
+from .probes import SessionReader, pixel_reader
 from .readouts import Kind
 from .references import CopyLast, Oracle
 from .rollout import Dreamer
@@ -187,21 +188,16 @@ def _answer(member: Entrant | str, scenes: Scenes) -> dict[str, Any]:
     dimension, items = scenes.dimension, scenes.items
     if dimension.branches is not None:
         return foresee(_dreamer(member, scenes), items, scenes.forks, describe(scenes.env).modelled, scenes.seed)
-    readouts = {}
-    for name, look in _looks(member, dimension).items():
-        features = look(items)
-        readouts[name] = {kind: perceive(dimension, items, features, kind=kind, seed=scenes.seed) for kind in KINDS}
-    return {"readouts": readouts}
+    found = _features(member, items, dimension.frames).items()
+    return {"readouts": {name: perceive(dimension, items, x, kinds=KINDS, seed=scenes.seed) for name, x in found}}
 
 
-def _looks(member: Entrant | str, dimension: Dimension) -> Mapping[str, Callable[[Items], Any]]:
-    """What is read of items, by name: functions to features `(n, D)`."""
+def _features(member: Entrant | str, items: Items, frames: int) -> dict[str, np.ndarray]:
+    """What is read of items, by name: features `(n, D)`."""
     if isinstance(member, WorldEntrant):
         how = {name: value for name, value in member.settings.items() if name in _READING}
-        engine = Engine(member.world, recall=dimension.frames, **how)
-        readers = {"latents": LatentReader(engine), "memory": MemoryReader(engine)}
-        return {name: partial(read, reader=reader) for name, reader in readers.items()}
-    return {"frames": partial(read, reader=pixel_reader)} if member == "pixels" else {"quantities": known}
+        return read(items, SessionReader(Engine(member.world, recall=frames, **how)))
+    return read(items, pixel_reader) if member == "pixels" else {"quantities": known(items)}
 
 
 def _dreamer(member: Entrant | str, scenes: Scenes) -> Dreamer:

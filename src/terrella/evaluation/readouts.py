@@ -2,8 +2,8 @@
 
 Both standardise features and answers by the fitting rows alone. How strongly ridge is held back is chosen on a fifth
 of the fitting *groups*, so that rows of one episode never stand on both sides. Features may be many more than rows:
-both see them through inner products of rows alone, summed over some columns at a time; ridge is solved in its dual
-form, and the network sees the first principal components.
+both see them through inner products of rows alone (`Rows`), summed over some columns at a time, once for all answers
+and kinds; ridge is solved in its dual form, and the network sees the first principal components.
 
 Ref: Alain and Bengio 2016, arXiv 1610.01644 (linear probes); Hewitt and Liang 2019, arXiv 1909.03368 (controls).
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,27 +28,60 @@ FLAT = 1e-8  # a feature that varies less, relative to the largest, is noise of 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def fit(features: np.ndarray, answers: np.ndarray, groups: np.ndarray, kind: Kind = "linear", seed: int = 0) -> Predict:
-    """Fit answers `(n, M)` from features `(n, D)`; returns a function `(m, D) -> (m, M)`.
+@dataclass(frozen=True)
+class Rows:
+    """What readouts see of n rows of D features: inner products `(n, f)` with the f rows that they are fitted on.
 
-    groups `(n,)`: rows that must not be parted when the penalty is chosen. Classes are answers in one-hot form. Raises
-    `ConfigError` for arrays that do not fit, another kind, fewer than two groups, or numbers that are not finite.
+    fitted: which rows these are, bool `(n,)`. groups `(n,)`: rows that must not be parted when the penalty is chosen.
+    """
+
+    products: np.ndarray
+    fitted: np.ndarray
+    groups: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, features: np.ndarray, fitted: np.ndarray, groups: np.ndarray) -> Rows:
+        """Take inner products of features `(n, D)`, standardised by the fitted rows, over D.
+
+        Raises `ConfigError` for arrays that do not fit, fewer than two fitted groups, or fitted features that are not
+        finite.
+        """
+        if features.ndim != 2 or not len(features) == len(fitted) == len(groups):
+            raise ConfigError(
+                f"features {features.shape}, fitted {np.shape(fitted)} and groups {np.shape(groups)} do not fit; "
+                "expected (n, D), (n,) and (n,)."
+            )
+        if len(np.unique(groups[fitted])) < 2:
+            raise ConfigError("a readout is fitted on at least two groups; gather more episodes.")
+        known, width = features[fitted], features.shape[1]
+        if not np.isfinite(known).all():
+            raise ConfigError("features hold numbers that are not finite; no readout can be fitted on them.")
+        flat, total = _flat(known), np.zeros((len(features), len(known)))
+        for first in range(0, width, COLUMNS):
+            some = slice(first, first + COLUMNS)
+            units = _standard(known[:, some], flat)[0](features[:, some])
+            total += units @ units[fitted].T
+        return cls(total / max(1, width), fitted, groups, width)
+
+
+def fit(rows: Rows, answers: np.ndarray, kind: Kind = "linear", seed: int = 0) -> np.ndarray:
+    """Fit answers `(f, M)` of the fitted rows; returns what is then said of every row, `(n, M)`.
+
+    Classes are answers in one-hot form. Raises `ConfigError` for arrays that do not fit, another kind, or numbers that
+    are not finite.
     """
     if kind not in get_args(Kind):
         raise ConfigError(f"kind is {kind!r}; expected one of {', '.join(get_args(Kind))}.")
-    if features.ndim != 2 or answers.ndim != 2 or not len(features) == len(answers) == len(groups):
-        raise ConfigError(
-            f"features {features.shape}, answers {answers.shape} and groups {np.shape(groups)} do not fit; expected "
-            "(n, D), (n, M) and (n,)."
-        )
-    if len(np.unique(groups)) < 2:
-        raise ConfigError("a readout is fitted on at least two groups; gather more episodes.")
-    if not (np.isfinite(features).all() and np.isfinite(answers).all()):
-        raise ConfigError("features or answers hold numbers that are not finite; no readout can be fitted on them.")
-    outputs, products = _standard(answers, _flat(answers)), _products(features)
-    gram, y = products(features), outputs[0](answers)
-    inner = _ridge(gram, y, groups, seed) if kind == "linear" else _network(gram, y, features.shape[1], seed)
-    return lambda new: outputs[1](inner(products(new)))
+    gram = rows.products[rows.fitted]
+    if answers.ndim != 2 or len(answers) != len(gram):
+        raise ConfigError(f"answers {answers.shape} do not fit {len(gram)} fitted rows; expected ({len(gram)}, M).")
+    if not np.isfinite(answers).all():
+        raise ConfigError("answers hold numbers that are not finite; no readout can be fitted on them.")
+    to_units, back = _standard(answers, _flat(answers))
+    y, groups = to_units(answers), rows.groups[rows.fitted]
+    readout = _ridge(gram, y, groups, seed) if kind == "linear" else _network(gram, y, rows.width, seed)
+    return back(readout(rows.products))
 
 
 def _flat(rows: np.ndarray) -> float:
@@ -62,21 +96,6 @@ def _standard(rows: np.ndarray, flat: float) -> tuple[Predict, Predict]:
     varies = deviation > flat
     scale = np.where(varies, deviation, 1.0)
     return lambda x: np.where(varies, (x - mean) / scale, 0.0), lambda x: np.where(varies, x, 0.0) * scale + mean
-
-
-def _products(rows: np.ndarray) -> Predict:
-    """A function `(m, D) -> (m, n)`: inner products with these rows `(n, D)`, all standardised, over D."""
-    flat, width = _flat(rows), rows.shape[1]
-    blocks = [slice(first, first + COLUMNS) for first in range(0, width, COLUMNS)]
-    units = [_standard(rows[:, block], flat)[0] for block in blocks]
-
-    def products(new: np.ndarray) -> np.ndarray:
-        total = np.zeros((len(new), len(rows)))
-        for block, unit in zip(blocks, units):
-            total += unit(new[:, block]) @ unit(rows[:, block]).T
-        return total / max(1, width)
-
-    return products
 
 
 def _ridge(gram: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Predict:
