@@ -71,7 +71,7 @@ def whole_tokens(world: World, steps: int, truth: Truth) -> torch.Tensor:
 def main() -> None:
     """Train and count."""
     parser = arguments(__doc__)
-    parser.add_argument("--train", default="400steps", metavar="BUDGET", help="of the world (default 400steps)")
+    parser.add_argument("--train", default="300steps", metavar="BUDGET", help="of the world (default 300steps)")
     parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where that world is kept")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--episodes", type=int, default=16, help="futures dreamed (default 16)")
