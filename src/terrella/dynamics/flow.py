@@ -32,7 +32,7 @@ from ..nn.actions import ActionEmbedding
 from ..nn.blocks import begin_uneventful
 from ..nn.flow_map import Canvas, FlowMap, SelfMotion, look, sliding
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
-from ..nn.layers import LevelEmbedding
+from ..nn.layers import LevelEmbedding, Narrow
 from ..nn.shift import InferredMotion
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
@@ -94,7 +94,7 @@ class Flow(Dynamics):
         self.spec = StateSpec(slabs)
         self.cell = (_Gated if c.kind == "gated" else _Recurrent)(c, tokens.channels)
         self.head = _Head(c, tokens.channels, action)
-        self.outcome = nn.Sequential(nn.Linear(c.features, c.width), nn.SiLU(), nn.Linear(c.width, 2))
+        self.outcome = nn.Sequential(nn.Linear(c.features, c.width), nn.SiLU(), Narrow(c.width, 2))
         begin_uneventful(self.outcome[2])
 
     # one frame

@@ -36,6 +36,7 @@ from ..errors import ConfigError
 from ..nn.blocks import begin_uneventful
 from ..nn.flow_map import SelfMotion
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
+from ..nn.layers import Narrow
 from ..nn.perspective import Lift, Render
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..nn.wedge import quarter_turns, wedge
@@ -113,7 +114,7 @@ class FlowWedge(Dynamics):
         self.writer = Lift(tokens, c.reach, c.angle, c.dim)
         self.filter = _Filter(c, count)
         self.reader = Render(tokens, action, c.reach, c.angle, c.features, c.dim)
-        self.outcome = nn.Sequential(nn.Linear(c.features, c.dim), nn.SiLU(), nn.Linear(c.dim, 2))
+        self.outcome = nn.Sequential(nn.Linear(c.features, c.dim), nn.SiLU(), Narrow(c.dim, 2))
         begin_uneventful(self.outcome[2])
 
     # one frame
@@ -273,7 +274,7 @@ class _Filter(nn.Module):
     def __init__(self, c: FlowWedgeConfig, count: int):
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(c.dim, c.features)])
-        self.clear = nn.Linear(c.dim, 1)
+        self.clear = Narrow(c.dim, 1)
         nn.init.zeros_(self.clear.weight)
         nn.init.constant_(self.clear.bias, 3.0)
         self.surprise = nn.Parameter(torch.full((2, c.features), -3.0))  # of what rests, of what moves

@@ -35,7 +35,7 @@ from ..errors import ConfigError
 from ..nn.actions import ActionEmbedding
 from ..nn.blocks import ChangeHead, FrameBlock, Modulation, begin_uneventful, place_turns
 from ..nn.latents import Noise, Outcome, Predict, TokenSpec
-from ..nn.layers import LevelEmbedding, RMSNorm
+from ..nn.layers import LevelEmbedding, Narrow, RMSNorm
 from ..nn.slabs import Slabs, SlabSpec, StateSpec
 from ..registry import register
 from ..spec import ActionSpec
@@ -194,7 +194,7 @@ class _Network(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int):
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)])
+        self.blocks = nn.ModuleList([nn.Linear(inputs, hidden), Narrow(hidden, outputs)])
         self.norm = RMSNorm(hidden)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .attention import attend
 from .latents import Outcome, TokenSpec
-from .layers import RMSNorm, SwiGLU, modulate, rms
+from .layers import Narrow, RMSNorm, SwiGLU, modulate, rms
 from .rotary import rotate, rotation
 
 
@@ -87,7 +87,7 @@ class OutcomeHead(nn.Sequential):
     """The outcome of a frame, from the mean of its tokens `(..., N, D)`. Begins with no reward and rare ends."""
 
     def __init__(self, dim: int):
-        super().__init__(RMSNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 2))
+        super().__init__(RMSNorm(dim), nn.Linear(dim, dim), nn.SiLU(), Narrow(dim, 2))
         begin_uneventful(self[3])
 
     def forward(self, x: Tensor) -> Outcome:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -44,6 +44,20 @@ def _epsilon(dtype: torch.dtype) -> Tensor:
     return torch.full((), EPSILON, dtype=dtype)
 
 
+class Narrow(nn.Linear):
+    """A linear layer of a few outputs, of which each row is the same bits in any company.
+
+    For up to three outputs matrix kernels of some processors sum the rows at a batch's end in another order.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Compute `x @ weight.T + bias`."""
+        if self.out_features > 3:
+            return super().forward(x)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        return (x[..., None, :].to(kind) * self.weight.to(kind)).sum(-1).to(x.dtype) + self.bias.to(x.dtype)
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer, `(..., D)` -> `(..., D)`. Ref: Shazeer, arXiv 2002.05202, eq. 6."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.latents import TokenSpec
+from ..nn.layers import Narrow
 from ..registry import register
 from ..spec import StreamSpec
 from .base import Tokenizer
@@ -45,7 +46,7 @@ class Vector(Tokenizer):
         super().__init__(stream, TokenSpec(n, config.channels, tuple((float(i), -1.0) for i in range(n))))
         self.config = config
         total = n * config.channels
-        self.enter, self.leave = nn.Linear(length, total), nn.Linear(total, length)
+        self.enter, self.leave = nn.Linear(length, total), Narrow(total, length)
         for linear in (self.enter, self.leave):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -88,7 +89,7 @@ class Vector(Tokenizer):
 
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    last = nn.Linear(hidden, outputs)
+    last = Narrow(hidden, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), last)
