@@ -348,6 +348,7 @@ def test_a_store_that_refuses_keeps_its_secrets(tmp_path: Path, caplog: Any, mon
             said.append(WEB.get(url + "metrics").text)
         with Client(url) as client:
             until(lambda: count(url, "terrella_sessions") == 0)
+            until(lambda: at_rest(tmp_path / "snapshots"))
             shutil.rmtree(tmp_path / "snapshots")  # so that it must be fetched
             (tmp_path / "snapshots").mkdir()
             client.send("reopen", token=token)
@@ -356,6 +357,13 @@ def test_a_store_that_refuses_keeps_its_secrets(tmp_path: Path, caplog: Any, mon
         assert "PermissionError" in caplog.text
         assert SECRET not in caplog.text + "".join(said)
         Gate.refuses = False
+
+
+def at_rest(folder: Path) -> bool:
+    """Whether nothing was written there for half a second: the keeper's thread is done with a session."""
+    before = set(folder.iterdir())  # files appear under other names while they are written
+    time.sleep(0.5)
+    return before == set(folder.iterdir())
 
 
 # --- what cannot be used
