@@ -87,6 +87,11 @@ def recorded(env: str, steps: int, out: Path, **how: Any) -> Dataset:
     return terrella.record(env, path, steps=steps, **how)
 
 
+def holds_world(path: Path) -> bool:
+    """Whether a folder holds a world whose training has ended, so that it need not be made again."""
+    return (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists()
+
+
 def task_data(name: str, task: Task, out: Path, steps: int | None = None) -> Dataset:
     """Record for a task of `terrella.planning.TASKS` once, into a folder of its name and size under `out`."""
     steps = steps or task.steps

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import complete, keep_row, kept_row, resumable, task_data, time_is_up, write_json
+from common import complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.actions import encode
@@ -121,7 +121,7 @@ def trained(seed: int, options: argparse.Namespace) -> World:
     if options.world:
         return World.load(options.world.replace("{seed}", str(seed)), options.device or "cpu")
     path = options.out / "worlds" / f"sentences-{seed}-{options.train}-{options.preset}-{options.decoder}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, options.device or "cpu")
     task = ERRANDS["hold"].task  # all errands are recorded alike
     data = task_data("sentences", task, options.out, options.record)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, in_turns, ratio, task_data, write_json
+from common import arguments, holds_world, in_turns, ratio, task_data, write_json
 
 import terrella
 from terrella.data.episode import Clips
@@ -97,7 +97,7 @@ def main() -> None:
         clips = data.sample(256, SEEN - 1 + max(HORIZONS), np.random.default_rng(0), "held_out")
         for seed in options.seeds:
             path = options.out / f"{name}-{seed}-{options.train}"
-            if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+            if holds_world(path):
                 teacher = World.load(path)
             else:
                 how = {"preset": "nano", "training": replace(training_config("nano"), action_dropout=0.1)}

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, recorded, write_json
+from common import arguments, holds_world, recorded, write_json
 
 import terrella
 from terrella.data import Dataset
@@ -108,7 +108,7 @@ ARMS = {
 
 def trained(task: Task, arm: Arm, seed: int, budget: str, path: Path, data: Dataset, device: str | None) -> World:
     """Train the world of an arm, or open it where it was trained before."""
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, device or "cpu")
     recipe = replace(training_config("tiny", arm.backbone), **arm.training)
     own = task.backbones.get(arm.backbone)

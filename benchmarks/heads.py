@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import task_data, write_json
+from common import holds_world, task_data, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -53,7 +53,7 @@ def prepared(name: str, task: Task, seed: int, options: argparse.Namespace) -> t
     """The world of a task with its heads; what is missing is trained and fitted."""
     data = task_data(name, task, options.out, options.record)
     path = options.out / f"{name}-{seed}-{options.train}-{options.preset}-heads-{options.fit}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         world = World.load(path)
     else:
         world = terrella.train(data, path, budget=options.train, preset=options.preset, seed=seed, device="cpu")

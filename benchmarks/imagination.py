@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import recorded, write_json
+from common import holds_world, recorded, write_json
 
 import terrella
 from terrella.data import Dataset
@@ -148,7 +148,7 @@ def recordings(name: str, task: Task, kind: str, seed: int, options: argparse.Na
 def trained(data: Dataset, seed: int, options: argparse.Namespace) -> World:
     """Train the world of a recording, or open it where it was trained before."""
     path = data.path.parent / f"{data.path.name}-world-{options.train}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path)
     return terrella.train(
         data, path, budget=options.train, config=PARTS, training=RECIPE, seed=seed, device="cpu", progress=False

@@ -38,7 +38,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import complete, keep_row, kept_row, resumable, time_is_up, write_json
+from common import complete, holds_world, keep_row, kept_row, resumable, time_is_up, write_json
 from distractor import MovingBackground
 
 import terrella
@@ -149,7 +149,7 @@ class Bench:
         """Train a world, or open it where it was trained before."""
         options = self.options
         path = self.folder / f"world-{named}-{options.train}-{options.preset}"
-        if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+        if holds_world(path):
             return World.load(path)
         how: dict[str, Any] = {"preset": options.preset, "seed": self.seed, "device": options.device}
         return terrella.train(data, path, budget=options.train, progress=False, **how)

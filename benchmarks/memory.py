@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import median, write_json
+from common import holds_world, median, write_json
 from hidden import LeaveAndReturn, Story, judge, tell
 
 import terrella
@@ -149,7 +149,7 @@ def trained(
 ) -> World:
     """Train one competitor, or open it where it was trained before."""
     path = out / f"{name}-{backbone}-{seed}-{minutes:g}m"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, device or "cpu")
     length = arena.observed + arena.predicted - 1
     recipe = TrainingConfig(length=length, batch=arena.batch, seen=arena.observed, reward_weight=0.0, end_weight=0.0)

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from common import complete, keep_row, kept_row, resumable, task_data, time_is_up, write_json
+from common import complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -95,7 +95,7 @@ def trained(name: str, task: Task, seed: int, options: argparse.Namespace) -> Wo
     """Train the world of a task, or open it where it was trained before."""
     preset, decoder = options.preset or task.preset, options.decoder or task.decoder
     path = options.out / "worlds" / f"{name}-{seed}-{options.train}-{preset}-{decoder}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, options.device or "cpu")
     data = task_data(name, task, options.out, options.record)
     settings = {"budget": options.train, "preset": preset, "decoder": decoder, "seed": seed, "device": options.device}

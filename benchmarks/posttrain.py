@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import task_data, write_json
+from common import holds_world, task_data, write_json
 
 import terrella
 from terrella.planning import TASKS
@@ -47,7 +47,7 @@ def main() -> None:
         for decoder in options.decoders:
             for seed in options.seeds:
                 path = options.out / f"{name}-{seed}-{options.train}-{options.preset}-{decoder}"
-                if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+                if holds_world(path):
                     world = World.load(path)
                 else:
                     how = {"budget": options.train, "preset": options.preset, "seed": seed, "device": "cpu"}

@@ -32,7 +32,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import complete, keep_row, kept_row, resumable, task_data, time_is_up, write_json
+from common import complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -142,7 +142,7 @@ class Bench:
             options = self.options
             preset = options.preset or self.task.preset
             path = options.out / "worlds" / f"maze-{self.side}-{self.seed}-{options.train}-{preset}"
-            if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+            if holds_world(path):
                 world = World.load(path, options.device or "cpu")
             else:
                 data = task_data(f"maze-{self.side}", self.task, options.out, options.record)

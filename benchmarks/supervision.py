@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, keep_row, kept_row, recorded, write_json
+from common import arguments, holds_world, keep_row, kept_row, recorded, write_json
 from drift import LENGTH, MARKS, dreamed, drift, futures
 
 import terrella
@@ -85,7 +85,7 @@ def parts(spec: WorldSpec, backbone: str) -> WorldConfig:
 def trained(row: Row, data: Dataset, options: argparse.Namespace) -> World:
     """Train the world of a row, or open it where it was trained before."""
     path = row.path(options)
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, options.device)
     recipe = replace(training_config("tiny", options.backbone, "swin"), supervision=ARMS[row.arm])
     config, how = parts(data.spec, options.backbone), {"seed": row.seed, "device": options.device}

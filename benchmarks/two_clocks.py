@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, median, recorded, write_json
+from common import arguments, holds_world, median, recorded, write_json
 from drift import HORIZONS, LENGTH, MARKS, TASKS, dreamed, drift, futures
 
 import terrella
@@ -51,7 +51,7 @@ def trained(arm: str, seed: int, data: Dataset, options: argparse.Namespace) -> 
     """Train the world of an arm, or open it where it was trained before."""
     budget = f"{options.steps}steps" if options.steps else f"{options.minutes * 60:g}s"
     path = options.out / f"{options.task}-{arm.replace(' ', '-').replace(',', '')}-{seed}-{budget}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, options.device)
     decoder, settings = ARMS[arm]
     recipe = replace(training_config("tiny", decoder=decoder), **settings)

@@ -272,18 +272,22 @@ def test_a_moment_outlives_the_folder(tmp_path: Path, url: str) -> None:
     until(lambda: journal.name not in there(url))
 
 
+def two_sessions(url: str, client: Client) -> tuple[int, str, list[Any], str, Any]:
+    """One that `client` plays (number, token, ticks so far), and one that was left (token, last tick)."""
+    with Client(url) as guest:
+        number, _ = guest.open("car", seed=2)
+        away, left = guest.opened["token"], guest.play(number, ROWS[:5])[-1]
+    number, first = client.open("car", seed=1)
+    return number, client.opened["token"], [first, *client.play(number, ROWS[:10])], away, left
+
+
 def test_a_store_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("terrella.serving.remote.PATIENCE", 0.5)
     monkeypatch.setattr("terrella.serving.remote.SLOW", 0.5)
     limits = replace(LIMITS, snapshot_every=8)
     how: dict[str, Any] = {"keep": tmp_path, "store": "gate://kept", "truth": False}
     with running({"car": tiny(CAR)}, limits, **how) as url, Client(url) as client:
-        with Client(url) as guest:
-            number, _ = guest.open("car", seed=2)
-            away, left = guest.opened["token"], guest.play(number, ROWS[:5])[-1]
-        number, first = client.open("car", seed=1)
-        token = client.opened["token"]
-        ticks = [first, *client.play(number, ROWS[:10])]
+        number, token, ticks, away, left = two_sessions(url, client)
         until(lambda: not list((tmp_path / "snapshots").iterdir()))
         Gate.way.clear()
         ticks += client.play(number, ROWS[10:20])
@@ -458,12 +462,7 @@ def test_a_bucket_that_hangs_holds_nobody_up(bucket: Any, tmp_path: Path, monkey
         Remote("s3://nowhere/kept", tmp_path / "other")
     how: dict[str, Any] = {"keep": tmp_path / "home", "store": place, "truth": False}
     with running({"car": tiny(CAR)}, LIMITS, **how) as url, Client(url) as client:
-        with Client(url) as guest:
-            number, _ = guest.open("car", seed=2)
-            away, left = guest.opened["token"], guest.play(number, ROWS[:5])[-1]
-        number, first = client.open("car", seed=1)
-        token = client.opened["token"]
-        ticks = [first, *client.play(number, ROWS[:10])]
+        number, token, ticks, away, left = two_sessions(url, client)
         until(lambda: not list((tmp_path / "home" / "snapshots").iterdir()), 60)
         back = reopened(url, away)
         assert (back["frame"], pixels(back)) == (5, pixels(left))

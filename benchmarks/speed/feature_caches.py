@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import arguments, in_turns, ratio, recorded, write_json
+from common import arguments, holds_world, in_turns, ratio, recorded, write_json
 from compare import Walker, against_truth, apart, dreams, futures
 
 import terrella
@@ -112,7 +112,7 @@ def measure(world: World, steps: int, options: argparse.Namespace) -> list[dict[
 def fine_world(budget: str, out: Path) -> World:
     """Train a world of CoinRun with a grid of 64 denoising steps, or open the one that is there."""
     path = out / f"coinrun-fine-{budget}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path)
     data = recorded("procgen/coinrun", 60_000, out, seed=1000, max_episode_steps=500)
     config = world_config("tiny", data.spec)

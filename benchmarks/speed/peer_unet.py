@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import recorded, write_json
+from common import holds_world, recorded, write_json
 from peer_engine import PeerEngine, image_stream
 from peer_training import Recipe, trained_peer
 from unet import STEPS, Denoiser
@@ -60,7 +60,7 @@ Predict = Callable[[np.ndarray, Sequence[int]], np.ndarray]  # actions (B, T, W)
 def trained_world(data: Dataset, minutes: float, seed: int, device: str) -> World:
     """Train Terrella's world beside its data, or open the one that is there."""
     path = data.path.parent / f"{data.path.name}-terrella-{seed}-{minutes:g}m"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path, device)
     return terrella.train(data, path, budget=f"{60 * minutes:g}s", preset="tiny", seed=seed, device=device)
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import arguments, recorded, write_json
+from common import arguments, holds_world, recorded, write_json
 from compare import futures
 
 import terrella
@@ -42,7 +42,7 @@ ENV = "procgen/coinrun"
 def discrete_world(budget: str, out: Path, seed: int) -> World:
     """Train a world of discrete tokens, or open the one that is there."""
     path = out / f"discrete-{budget}-{seed}"
-    if (path / "world.json").exists() and not (path / "checkpoint.safetensors").exists():
+    if holds_world(path):
         return World.load(path)
     data = recorded(ENV, 60_000, out, seed=1000, max_episode_steps=500)
     config = world_config("tiny", data.spec, decoder="masked")

@@ -51,7 +51,9 @@ class Outcome:
 
 
 Predict = Callable[[Tensor | None, Noise | None], Tensor]
-Begin = Callable[[Tensor | None, Noise | None], tuple[Tensor, Callable[[], Tensor]]]
 """`(z_noisy, noise) -> x_hat`: the clean latent expected behind a noisy one; with `None, None` a plain prediction.
 
 When stepping, `z_noisy` may have several rows a session, side by side, which then read one past."""
+
+Begin = Callable[[Tensor | None, Noise | None], tuple[Tensor, Callable[[], Tensor]]]
+"""`(z_noisy, noise) -> (added, go_on)`: what the first layer adds, and what goes on to the latent expected."""

@@ -55,3 +55,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         raise TrainingError(
             f"the checkpoint {path} is damaged ({error}); delete it to train from the start."
         ) from error
+
+
+def require_unfinished(out: Path) -> None:
+    """Raise `TrainingError` when training ended here: there is nothing to resume, and the world shall not be lost."""
+    if (out / "world.json").exists() and not (out / "checkpoint.safetensors").exists():
+        raise TrainingError(
+            f"{out} holds a finished world. Train into another folder, or replace this one with resume=False "
+            "(--no-resume on the command line)."
+        )

@@ -11,9 +11,10 @@ import numpy as np
 from ..config import to_json
 from ..data import Dataset
 from ..data.episode import Clips
-from ..errors import SpecError, TrainingError
+from ..errors import SpecError
 from ..world import World
 from .budget import Budget
+from .checkpoint import require_unfinished
 from .journal import Journal
 from .optim import Optimizer
 from .steps import Learner, Loss, Steps
@@ -52,10 +53,8 @@ def train_further(
     """
     whole, device = Budget.parse(budget), next(world.parameters()).device
     checkpoint = Path(out) / "checkpoint.safetensors" if out else None
-    if checkpoint and resume and (checkpoint.parent / "world.json").exists() and not checkpoint.exists():
-        raise TrainingError(
-            f"{out} holds a finished world; take another folder, or replace this one with resume=False."
-        )
+    if out and resume:
+        require_unfinished(Path(out))
     new = copied(world)
     new.dynamics.requires_grad_(True)
     steps = Steps(

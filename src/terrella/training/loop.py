@@ -18,10 +18,11 @@ from ..config import to_json
 from ..data import Dataset
 from ..data.episode import Clips
 from ..data.sentences import count_sentences
-from ..errors import ConfigError, DatasetError, TrainingError
+from ..errors import ConfigError, DatasetError
 from ..nn.spectral import SpectralBound
 from ..world import World, WorldConfig
 from .budget import Budget
+from .checkpoint import require_unfinished
 from .error_buffer import ErrorBuffer
 from .journal import Journal
 from .material import LatentClips, encode_episodes
@@ -61,7 +62,7 @@ def train(
     Raises `DatasetError`, `ConfigError`, `UnknownName`, and `TrainingError`, also when `out` holds a finished world.
     """
     if out and resume:
-        _require_unfinished(Path(out))
+        require_unfinished(Path(out))
     if config is not None and (decoder or backbone):
         raise ConfigError(
             f"config is given beside backbone={backbone!r} and decoder={decoder!r}; name them in the config alone."
@@ -98,15 +99,6 @@ def train(
         world.save(out)
         (Path(out) / "checkpoint.safetensors").unlink(missing_ok=True)
     return world
-
-
-def _require_unfinished(out: Path) -> None:
-    """Raise `TrainingError` when training ended here: there is nothing to resume, and the world shall not be lost."""
-    if (out / "world.json").exists() and not (out / "checkpoint.safetensors").exists():
-        raise TrainingError(
-            f"{out} holds a finished world. Train into another folder, or replace this one with resume=False "
-            "(--no-resume on the command line)."
-        )
 
 
 def recorded_starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
