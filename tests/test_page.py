@@ -461,7 +461,9 @@ def test_a_page_from_elsewhere_shows_webp_to_the_pixel(browser: Any, worlds: dic
             page.set_default_timeout(30_000)
             page.on("websocket", listen)
             page.goto(address)
-            page.wait_for_selector(".pane .hint.on")
+            deadline = time.monotonic() + 30
+            while not any('"ack"' in message for message in said) and time.monotonic() < deadline:
+                page.wait_for_timeout(20)  # the page says which frame it has drawn
             drawn = page.evaluate(PIXELS)
             header, data = next(Header.unpack(message) for message in heard if isinstance(message, bytes))
             elsewhere = address == public
