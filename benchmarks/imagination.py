@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--imagined", type=int, default=100_000, help="imagined transitions (default 100,000)")
     parser.add_argument("--sessions", type=int, default=64, help="imagined side by side (default 64)")
     parser.add_argument(
-        "--train", default="1000steps", help="training of each world: 1000steps, 90s (default 500steps)"
+        "--train", default="1000steps", help="training of each world: 1000steps, 90s (default 1000steps)"
     )
     parser.add_argument("--record", type=int, help="transitions to record (default: the task's)")
     parser.add_argument("--weak", type=int, help="true steps of the weak policy (default: the task's)")
