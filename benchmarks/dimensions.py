@@ -1,6 +1,6 @@
 """Atomic dimensions of several worlds, beside controls, gathered into one file.
 
-    python benchmarks/dimensions.py --worlds sprites blocks --json benchmarks/results/dimensions.json
+    python benchmarks/dimensions.py --worlds runs/gallery/pucks sprites blocks --json benchmarks/results/dimensions.json
 
 Rows have `world, env, dimension, entrant, kind, read` (from what), `how`, `items, accuracy, interval, chance, kappa`
 and `entanglement` by factor; `missing` says of each world which dimensions were not asked and why. Results are kept in

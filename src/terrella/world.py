@@ -195,6 +195,14 @@ class World(nn.Module):
         """Whether training withheld actions, so that the world knows what comes under none."""
         return bool(self.record.get("training", {}).get("action_dropout", 0))
 
+    def require_guidable(self) -> None:
+        """Raise `ConfigError` for a world that was never trained without actions, whose "none" would mean nothing."""
+        if not self.guidable:
+            raise ConfigError(
+                f"world {self.name!r} cannot be guided: it was trained with every action shown, and does not know what "
+                "comes under none. Train it with TrainingConfig(action_dropout=0.1)."
+            )
+
     @property
     def encoding(self) -> str:
         """A hash of a sample of the tokenizers' weights: heads read latents, and belong to what made them."""

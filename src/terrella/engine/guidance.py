@@ -50,8 +50,8 @@ def guided(dynamics: Dynamics, slabs: Slabs, row_BW: Tensor, weight_B: Tensor) -
 def guidance_weights(world: World, guidance: Any, batch: int, device: torch.device, cached: bool) -> Tensor | None:
     """Check one weight for each session, or one for all; float32 `(B,)`, None where nobody is guided.
 
-    cached: whether a feature cache draws frames. Raises `ConfigError` for other numbers, for a world that was never
-    trained without actions, whose "none" would mean nothing, and beside a cache.
+    cached: whether a feature cache draws frames. Raises `ConfigError` for other numbers, for a world that cannot be
+    guided, and beside a cache.
     """
     weights = np.asarray(guidance, np.float32)
     if weights.shape not in ((), (batch,)) or not np.isfinite(weights).all():
@@ -60,11 +60,7 @@ def guidance_weights(world: World, guidance: Any, batch: int, device: torch.devi
         )
     if not weights.any():
         return None
-    if not world.guidable:
-        raise ConfigError(
-            f"world {world.name!r} cannot be guided: it was trained with every action shown, and does not know what "
-            "comes under none. Train it with TrainingConfig(action_dropout=0.1)."
-        )
+    world.require_guidable()
     if cached:
         raise ConfigError("a feature cache forecasts frames that are not guided; leave cache or guidance out.")
     return torch.from_numpy(np.broadcast_to(weights, (batch,)).copy()).to(device)

@@ -160,8 +160,7 @@ def _apart(outcome: Outcome, wanted: Outcome) -> Tensor:
 def _require_guidable(world: World, weight: float) -> None:
     if not np.isfinite(weight) or not weight:
         raise ConfigError(f"weight is {weight}; it is the guidance to distil, a finite number other than 0.")
-    if not world.guidable:
-        raise ConfigError(f"world {world.name!r} cannot be guided; train it with TrainingConfig(action_dropout=0.1).")
+    world.require_guidable()
     if world.decoder.unit > 1:
         raise ConfigError(
             f"decoder {world.decoder.name!r} draws chunks of frames, and what is distilled are single ones."
