@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -451,6 +452,18 @@ with fleet:
         server.run([socket])
 ray.shutdown()
 """
+
+
+def test_a_server_that_dies_as_it_takes_a_connection_has_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def die() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(4096)
+
+        threading.Thread(target=die, daemon=True).start()
+        with pytest.raises(ServingError, match="left before it answered"):
+            Follower(f"ws://127.0.0.1:{server.getsockname()[1]}/ws").open("car")
 
 
 @pytest.mark.slow

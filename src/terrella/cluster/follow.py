@@ -105,7 +105,7 @@ class Follower:
 
     def _begin(self, token: str | None, request: dict[str, Any]) -> dict[str, Any]:
         """Be led to a replica, and ask it."""
-        from websockets.exceptions import ConnectionClosed
+        from websockets.exceptions import ConnectionClosed, InvalidMessage
         from websockets.sync.client import connect
 
         url: str | None = self._home
@@ -118,7 +118,7 @@ class Follower:
                 url = answer.get("url") if answer["type"] == "moved" else None
             self._say(request)
             self.opened = self._heard("opened")
-        except (ConnectionClosed, TimeoutError) as error:
+        except (ConnectionClosed, InvalidMessage, TimeoutError) as error:  # killed as it took the connection: no answer
             raise ServingError(f"the server left before it answered: {error}") from error
         return self.opened
 
