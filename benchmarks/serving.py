@@ -1,19 +1,26 @@
 """Measure how many people one machine serves: real WebSocket clients on loopback, stepped alone and together.
 
-    python benchmarks/serving.py --world coinrun --fps 15 --json serving.json
+    python benchmarks/serving.py --world coinrun --fps 10 --json serving.json
 
-A server runs in a process of its own, once without batches and once with batches of up to `--batch`, in turns for each
-population. People come in bursts (gaps are gamma distributed with shape 1/2), play for a geometric number of frames,
-pause for log-normal times, and one pause in five is for good, after which somebody new comes. Clients and server share
-this machine's cores, so read the ratio of the two and not the number.
+For each population and arm a server runs in processes of its own, and people come, play, pause and leave as
+`benchmarks/traffic.py` makes them up (or, with `--trace`, as they did elsewhere).
+
+| arm | who serves |
+|---|---|
+| `alone`, `together` | one process, each session by itself; up to `--batch` at once |
+| `exact` | the same, every batch padded, so that nobody's frames depend on company by a bit |
+| `ray-alone`, `ray` | `--replicas` such processes of a Ray cluster of this machine, behind a gateway |
 
 | key | meaning |
 |---|---|
-| `rows` | for each population and batch: lateness and action-to-frame latency in ms (p50, p95, p99), mean batch |
-| `held` | the largest population whose lateness at p50, p95, p99 stays within one frame, by batch; 0: none of them |
+| `rows` | for each population and arm, in ms (p50, p95, p99): `late`, `latency`, `first`, `resumed`; `together`, the |
+| | mean batch; `asked_share`, frames that came of those that the clock asked for |
+| `held` | the largest population whose lateness at p50, p95, p99 stays within one frame, by arm; 0: none of them |
 
-Lateness is how long after its time a frame was made, as the server says; latency is from sending an action to the frame
-that answers it, as a client sees it. Nobody is refused while populations are measured, unless `--admit` is given.
+`late` is how long after its time a frame was made, as the server says; the rest is as a client sees it: `latency` from
+sending an action to the frame that answers it, `first` from opening to the first frame, `resumed` from the end of a
+pause to the next. Clients and servers share this machine's cores, so read the ratio of arms and not the numbers. Nobody
+is refused, unless `--admit` is given.
 """
 
 from __future__ import annotations
@@ -23,149 +30,201 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import arguments, write_json
-from websockets.asyncio.client import connect
+from traffic import Stretch, make_up, read, visits
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 SERVE = """
 import json, sys, torch
-from terrella.serving import serve
 from terrella.serving.limits import Limits
 torch.set_num_threads(1)
-settings = json.loads(sys.argv[1])
-world, people = settings.pop("world"), settings.pop("people")
-limits = Limits(clients=people, sessions=people)
-serve(world, port=0, limits=limits, truth=False, gallery=False, on_ready=lambda url: print(url, flush=True), **settings)
+told = json.loads(sys.argv[1])
+world, people, replicas = told.pop("world"), told.pop("people"), told.pop("replicas")
+told |= {"port": 0, "truth": False, "limits": Limits(clients=people, sessions=people)}
+ready = lambda url: print(url, flush=True)
+if replicas:
+    from terrella.cluster import serve_cluster
+    name = world.rstrip("/").rsplit("/", 1)[-1]
+    serve_cluster({name: world}, sys.argv[2], replicas=replicas, address="local", on_ready=ready, **told)
+else:
+    from terrella.serving import serve
+    serve(world, gallery=False, on_ready=ready, **told)
 """
+ARMS = ("alone", "together", "exact", "ray-alone", "ray")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+PRESS = 0.4  # mean seconds between two actions
+WARM = 0.2  # of the time, before anything counts
 
 
 @dataclass
 class Seen:
-    """What all clients of one population have seen."""
+    """What all clients of one population have seen; ms."""
 
-    late_ms: list[float] = field(default_factory=list)
-    latency_ms: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    resumed: list[float] = field(default_factory=list)
     together: list[int] = field(default_factory=list)
+    played: float = 0.0  # seconds for which a clock ran
     refused: int = 0
     people: int = 0
 
-
-@dataclass(frozen=True)
-class Habits:
-    """How people come, play and pause; seconds."""
-
-    frames: float = 150.0  # mean of a stretch of play
-    pause: float = 1.0  # median
-    spread: float = 1.0  # of the logarithm
-    gone: float = 0.2  # pauses that are for good
-    press: float = 0.4  # mean time between two actions
+    def begin(self) -> None:
+        """Forget what was before."""
+        for values in (self.late, self.latency, self.first, self.resumed, self.together):
+            values.clear()
+        self.played = 0.0
 
 
 @contextlib.contextmanager
-def server(**settings: Any) -> Iterator[str]:
+def server(arm: str, replicas: int, **settings: Any) -> Iterator[str]:
     """A server in a process of its own; yields the address of its socket."""
-    process = subprocess.Popen([sys.executable, "-c", SERVE, json.dumps(settings)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        if not url:
-            raise SystemExit("the server did not start; its message is above.")
-        yield url.replace("http", "ws") + "ws"
-    finally:
-        process.terminate()
-        process.wait(20)
+    batched = arm not in ("alone", "ray-alone")
+    told = {**settings, "batch": settings["batch"] if batched else 1, "exact": arm == "exact"}
+    told["replicas"] = replicas if arm.startswith("ray") else 0
+    with tempfile.TemporaryDirectory() as store:
+        command = [sys.executable, "-c", SERVE, json.dumps(told), store]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            if not url:
+                raise SystemExit("the server did not start; its message is above.")
+            yield url.replace("http", "ws") + "ws"
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
-async def person(url: str, world: str, fps: float, habits: Habits, rng: np.random.Generator, seen: Seen) -> None:
-    """One person from arrival until they are gone for good, or refused."""
+@contextlib.asynccontextmanager
+async def entered(url: str) -> Any:
+    """A connection to a server, or to the replica that a gateway names."""
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            socket = await stack.enter_async_context(connect(url, max_size=None, compression=None, open_timeout=60))
+            await socket.send(json.dumps({"type": "hello", "protocol": 1}))
+            answer = json.loads(await socket.recv())
+            if answer["type"] != "moved":
+                yield socket
+                return
+            await socket.close()
+            url = answer["url"]
+
+
+class Person:
+    """Somebody with a session."""
+
+    def __init__(self, socket: ClientConnection, seen: Seen, rng: np.random.Generator):
+        self.socket, self.seen, self.rng = socket, seen, rng
+        self.session, self.seq, self.rows = 0, 0, list[list[float]]()
+
+    async def send(self, kind: str, **body: Any) -> None:
+        await self.socket.send(json.dumps({"type": kind, **body}))
+
+    async def hear(self) -> dict[str, Any]:
+        while isinstance(message := await self.socket.recv(), bytes):
+            pass
+        return json.loads(message)
+
+    async def tick(self) -> dict[str, Any]:
+        """The next frame, acknowledged."""
+        while (body := await self.hear())["type"] != "tick":
+            pass
+        await self.send("ack", session=self.session, epoch=body["epoch"], frame=body["frame"])
+        return body
+
+    async def act(self) -> None:
+        self.seq += 1
+        await self.send("action", session=self.session, seq=self.seq, row=self.rows[self.rng.integers(len(self.rows))])
+
+    async def open(self, world: str, fps: float) -> bool:
+        """Begin a session, and see how it begins; False where there is no room."""
+        asked = time.perf_counter()
+        await self.send("open", world=world, seed=int(self.rng.integers(1000)), truth=False, fps=fps)
+        while (body := await self.hear())["type"] != "opened":
+            if body["type"] == "error":
+                return False
+        self.session, about = body["session"], body["about"]
+        self.rows = list(about["keys"].values()) or [about["noop"]]
+        await self.tick()
+        self.seen.first.append((time.perf_counter() - asked) * 1e3)
+        await self.send("set", session=self.session, stop_at_end=False)
+        return True
+
+    async def play(self, frames: int) -> None:
+        """Let the clock run for so many frames, and press keys."""
+        began = last = time.perf_counter()
+        asked, press = dict[int, float](), began + self.rng.exponential(PRESS)
+        await self.act()
+        await self.send("resume", session=self.session)
+        for number in range(frames):
+            body, now = await self.tick(), time.perf_counter()
+            if number == 0:
+                self.seen.resumed.append((now - began) * 1e3)
+            self.seen.late.append(body["late_ms"])
+            self.seen.together.append(body["together"])
+            self.seen.played, last = self.seen.played + now - last, now
+            for said in [seq for seq in asked if seq <= body["seq"]]:
+                self.seen.latency.append((now - asked.pop(said)) * 1e3)
+            if now > press and not asked:
+                press = now + self.rng.exponential(PRESS)
+                await self.act()
+                asked[self.seq] = time.perf_counter()
+        await self.send("pause", session=self.session)
+
+
+async def visit(
+    url: str, world: str, fps: float, stretches: Sequence[Stretch], rng: np.random.Generator, seen: Seen
+) -> None:
+    """One person from arrival until they are gone for good, or refused; pauses are as long as they were meant to be."""
+    await asyncio.sleep(stretches[0].at)
     seen.people += 1
-    try:
-        async with connect(url, max_size=None, compression=None) as socket:
-
-            async def send(kind: str, **body: Any) -> None:
-                await socket.send(json.dumps({"type": kind, **body}))
-
-            await send("hello", protocol=1)
-            await send("open", world=world, seed=int(rng.integers(1000)), truth=False, fps=fps)
-            rows: list[list[float]] = []
-            number, seq, asked = 0, 0, dict[int, float]()
-            left, press = int(rng.geometric(1 / habits.frames)), 0.0
-            async for message in socket:
-                if isinstance(message, bytes):
-                    continue
-                now, body = time.perf_counter(), json.loads(message)
-                if body["type"] == "error" and body["code"] == "full":
-                    seen.refused += 1
-                    return
-                if body["type"] == "opened":
-                    number, about = body["session"], body["about"]
-                    rows = list(about["keys"].values()) or [about["noop"]]
-                    await send("set", session=number, stop_at_end=False)
-                    await send("action", session=number, seq=0, row=rows[0])
-                    await send("resume", session=number)
-                if body["type"] != "tick":
-                    continue
-                await send("ack", session=number, epoch=body["epoch"], frame=body["frame"])
-                if body["frame"] == 0:
-                    continue
-                seen.late_ms.append(body["late_ms"])
-                seen.together.append(body["together"])
-                for said in [s for s in asked if s <= body["seq"]]:
-                    seen.latency_ms.append((now - asked.pop(said)) * 1e3)
-                left -= 1
-                if left == 0:
-                    await send("pause", session=number)
-                    if rng.random() < habits.gone:
-                        return
-                    await asyncio.sleep(min(5.0, habits.pause * rng.lognormal(0.0, habits.spread)))
-                    left, asked = int(rng.geometric(1 / habits.frames)), {}
-                    await send("resume", session=number)
-                elif now > press and not asked:
-                    press, seq = now + rng.exponential(habits.press), seq + 1
-                    asked[seq] = time.perf_counter()
-                    await send("action", session=number, seq=seq, row=rows[int(rng.integers(len(rows)))])
-    except (ConnectionClosed, OSError):
-        return
+    with contextlib.suppress(ConnectionClosed, OSError):
+        async with entered(url) as socket:
+            person = Person(socket, seen, rng)
+            if not await person.open(world, fps):
+                seen.refused += 1
+                return
+            for stretch, after in zip(stretches, [*stretches[1:], None]):
+                await person.play(stretch.frames)
+                if after is not None:
+                    await asyncio.sleep(max(0.0, after.at - stretch.at - stretch.frames / fps))
 
 
-async def place(url: str, world: str, fps: float, habits: Habits, seed: tuple[int, ...], seen: Seen) -> None:
-    """One place in the population: somebody comes, and when they are gone somebody else."""
-    rng = np.random.default_rng(seed)
-    while True:
-        await asyncio.sleep(rng.gamma(0.5, 0.5))
-        await person(url, world, fps, habits, rng, seen)
-
-
-async def population(url: str, size: int, seconds: float, world: str, fps: float, seed: int) -> Seen:
-    """Let a population play for a while; what it saw in the first fifth is not counted."""
+async def population(url: str, world: str, fps: float, trace: Sequence[Stretch], seconds: float, seed: int) -> Seen:
+    """Let everybody come; counts what is seen after the first fifth of the time."""
     seen = Seen()
-    places = [asyncio.create_task(place(url, world, fps, Habits(), (seed, size, i), seen)) for i in range(size)]
-    await asyncio.sleep(seconds / 5)
-    for values in (seen.late_ms, seen.latency_ms, seen.together):
-        values.clear()
-    await asyncio.sleep(seconds)
-    for task in places:
+    people = [
+        asyncio.create_task(visit(url, world, fps, each, np.random.default_rng((seed, i)), seen))
+        for i, each in enumerate(visits(trace))
+    ]
+    await asyncio.sleep(seconds * WARM)
+    seen.begin()
+    await asyncio.sleep(seconds * (1 - WARM))
+    for task in people:
         task.cancel()
-    await asyncio.gather(*places, return_exceptions=True)
+    await asyncio.gather(*people, return_exceptions=True)
     return seen
 
 
-def row(seen: Seen, batch: int, size: int, fps: float) -> dict[str, Any]:
+def row(seen: Seen, arm: str, size: int, fps: float) -> dict[str, Any]:
     """What one population saw, in numbers."""
     return {
-        "batch": batch,
+        "arm": arm,
         "sessions": size,
-        "frames": len(seen.late_ms),
-        "late_ms": quantiles(seen.late_ms),
-        "latency_ms": quantiles(seen.latency_ms),
-        "late_share": float(np.mean([ms > 1e3 / fps for ms in seen.late_ms])) if seen.late_ms else None,
+        "frames": len(seen.late),
+        **{name: quantiles(getattr(seen, name)) for name in ("late", "latency", "first", "resumed")},
+        "late_share": float(np.mean([ms > 1e3 / fps for ms in seen.late])) if seen.late else None,
+        "asked_share": round(len(seen.late) / max(1.0, seen.played * fps), 3),
         "together": float(np.mean(seen.together)) if seen.together else None,
         "people": seen.people,
         "refused": seen.refused,
@@ -177,11 +236,11 @@ def quantiles(values: list[float]) -> dict[str, float | None]:
     return {name: round(float(np.quantile(values, q)), 2) if values else None for name, q in QUANTILES.items()}
 
 
-def held(rows: list[dict[str, Any]], batch: int, fps: float) -> dict[str, int]:
+def held(rows: list[dict[str, Any]], arm: str, fps: float) -> dict[str, int]:
     """The largest population in time, for each quantile of lateness."""
 
     def most(name: str) -> int:
-        fit = [r["sessions"] for r in rows if r["batch"] == batch and (r["late_ms"][name] or np.inf) <= 1e3 / fps]
+        fit = [r["sessions"] for r in rows if r["arm"] == arm and (r["late"][name] or np.inf) <= 1e3 / fps]
         return max(fit, default=0)
 
     return {name: most(name) for name in QUANTILES}
@@ -190,30 +249,34 @@ def held(rows: list[dict[str, Any]], batch: int, fps: float) -> dict[str, int]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--world", default="coinrun", help="folder of a world, or a gallery name (default coinrun)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["alone", "together", "exact"])
     parser.add_argument("--fps", type=float, default=15.0, help="frames a second that everybody asks for (default 15)")
     parser.add_argument("--batch", type=int, default=16, help="sessions stepped together at most (default 16)")
+    parser.add_argument("--replicas", type=int, default=2, help="processes of the arms over Ray (default 2)")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8, 16, 24, 32], help="populations")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured for each population (default 20)")
+    parser.add_argument("--trace", type=Path, help="CSV of who comes when, instead; see benchmarks/traffic.py")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each population (default 20)")
     parser.add_argument("--steps", type=int, help="denoising steps a frame")
     parser.add_argument("--device", default="cpu", help="where the world runs (default cpu)")
-    parser.add_argument("--exact", action="store_true", help="pad every batch, so that frames are bit-identical")
     parser.add_argument("--admit", action="store_true", help="let the server refuse whom it cannot serve in time")
     options = parser.parse_args()
-    rows = []
-    for size in options.sessions:
-        for batch in (1, options.batch):
-            settings = {"world": options.world, "batch": batch, "steps": options.steps, "device": options.device}
-            with server(**settings, exact=options.exact and batch > 1, admit=options.admit, people=size + 4) as url:
-                name = options.world.rstrip("/").rsplit("/", 1)[-1]
-                seen = asyncio.run(population(url, size, options.seconds, name, options.fps, options.seed))
-            rows.append(row(seen, batch, size, options.fps))
+    name, rows = options.world.rstrip("/").rsplit("/", 1)[-1], []
+    told = read(options.trace) if options.trace else None
+    for size in options.sessions if told is None else [len({stretch.person for stretch in told})]:
+        trace = told or make_up(size, options.seconds, options.fps, options.seed)
+        for arm in options.arms:
+            settings = {"world": options.world, "batch": options.batch, "steps": options.steps}
+            settings |= {"device": options.device, "admit": options.admit, "people": 2 * size + 8}
+            with server(arm, options.replicas, **settings) as url:
+                seen = asyncio.run(population(url, name, options.fps, trace, options.seconds, options.seed))
+            rows.append(row(seen, arm, size, options.fps))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    kept = ("world", "fps", "batch", "seconds", "steps", "device", "exact", "admit")
+    kept = ("world", "arms", "fps", "batch", "replicas", "seconds", "steps", "device", "admit")
     result = {
         "rows": rows,
-        "held": {str(batch): held(rows, batch, options.fps) for batch in (1, options.batch)},
-        "settings": {name: getattr(options, name) for name in kept},
-        "label": "synthetic load: gamma bursts, geometric play, log-normal pauses, 20 % gone for good",
+        "held": {arm: held(rows, arm, options.fps) for arm in options.arms},
+        "settings": {key: getattr(options, key) for key in kept},
+        "label": "trace" if told else "made up: gamma bursts, geometric play, log-normal pauses, 20 % gone for good",
     }
     write_json(result, options.json, seeds=[options.seed])
 

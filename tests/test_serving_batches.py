@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -399,3 +401,26 @@ def test_whom_it_admits_it_serves_in_time() -> None:
     late = simulated(crowd, 64)
     assert np.quantile(late, 0.95) > 1.0  # 53 ms of work in 33
     assert max(late) < 4.0  # and yet nobody starves
+
+
+# --- who comes when, for `benchmarks/serving.py`
+
+
+def test_made_up_traffic_is_never_more_than_asked_and_survives_its_trace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    traffic = importlib.import_module("traffic")
+    made = traffic.make_up(6, 300.0, 10.0, seed=0)
+    times = [(s.at, 1) for s in made] + [(s.at + s.frames / 10.0, -1) for s in made]
+    at_once = np.cumsum([change for _, change in sorted(times)])
+    assert at_once.max() <= 6
+    assert np.mean(at_once) > 4
+    people = list(traffic.visits(made))
+    assert 0.1 < np.mean([len(each) == 1 for each in people]) < 0.4  # one pause in five is for good
+    with (tmp_path / "trace.csv").open("w", newline="") as file:
+        traffic.write(made, 10.0, file)
+        file.write("9.5,,1.0,GPT-4,10,20,30,API log\r\n")  # nobody's
+    again = traffic.read(tmp_path / "trace.csv")
+    assert [(s.person, s.frames) for s in again] == [(s.person, s.frames) for s in made]
+    assert np.allclose([s.at for s in again], np.array([s.at for s in made]) - made[0].at, atol=2e-3)

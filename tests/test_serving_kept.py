@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,24 @@ def test_who_pauses_for_long_is_put_away(keeper: Keeper) -> None:
     pressed.look(players, 204.0)
     assert players[1].session.tier == "disk"
     assert players[0].session.tier == "slot"  # who plays keeps the place, whatever it takes
+
+
+@pytest.mark.parametrize(("stopped", "returns", "walked", "gone"), [
+    ((1.0, 3.0), (0.05, 0.05), (1, 1), 0),  # the longer pause
+    ((1.0, 1.0), (0.05, 0.05), (1, 40), 1),  # the longer past, which takes more memory
+    ((1.0, 3.0), (0.05, 0.001), (1, 1), 1),  # what is back at once
+])  # fmt: skip
+def test_where_memory_is_wanting_the_place_worth_least_goes_first(
+    keeper: Keeper, stopped: Sequence[float], returns: Sequence[float], walked: Sequence[int], gone: int
+) -> None:
+    players = []
+    for i in range(2):
+        players.append(Player(i, begun(keeper, str(i), seed=i, returns={"disk": returns[i]}), LIMITS, fps=10))
+        walk(players[i].session, [REST] * walked[i])
+        players[i].stopped = stopped[i]
+    total = sum(player.session.nbytes for player in players)
+    Tiers(replace(LIMITS, resident_bytes=total - 1), disk=True).look(players, 4.0)
+    assert [player.session.tier == "slot" for player in players] == [gone != 0, gone != 1]
 
 
 # --- how long a place is kept

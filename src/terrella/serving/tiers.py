@@ -1,7 +1,7 @@
 """Which paused sessions keep their place: in a slot of the engine's device, then on the host, then on disk.
 
-A session is put away when it has paused for longer than the time to live of its tier (`retention`), or, longest pause
-first, when all sessions together take more memory than there should be. It comes back by itself.
+A session is put away when it has paused for longer than the time to live of its tier (`retention`), or, the place worth
+least first, when all sessions together take more memory than there should be. It comes back by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ DEFAULT = {"host": 5.0, "disk": 30.0}  # seconds, until enough pauses were seen
 RETURN = {"host": 2e-3, "disk": 5e-2}  # seconds, until a state has come back
 WINDOW = 60.0  # seconds over which sessions put away for want of memory are counted
 EVERY = 1.0  # seconds between two looks
+FADING = 60.0  # seconds of pause after which a place is worth half
 
 
 class Tiers:
@@ -44,7 +45,7 @@ class Tiers:
         if now < self._next:
             return
         self._next = now + EVERY
-        paused = sorted((p for p in players if self._movable(p)), key=lambda p: p.stopped)
+        paused = sorted((p for p in players if self._movable(p)), key=lambda p: self._worth(p, now))
         if not paused:
             return
         while self._pressed and self._pressed[0] < now - WINDOW:
@@ -71,6 +72,11 @@ class Tiers:
         back = player.session.served.returns.get(tier, RETURN[tier])
         price = len(self._pressed) / WINDOW * back / max(1, len(idle))
         return self._pauses.time_to_live(back, price, DEFAULT[tier], idle)
+
+    def _worth(self, player: Player, now: float) -> float:
+        """Seconds of a return that a place saves, for each byte that it takes; less the longer nobody came."""
+        back = player.session.served.returns.get(self._last, RETURN[self._last])
+        return back / max(1, player.session.nbytes) / (1 + (now - player.stopped) / FADING)
 
     def _movable(self, player: Player) -> bool:
         return not player.running and player.session.sound and player.session.tier != self._last
