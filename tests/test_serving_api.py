@@ -135,6 +135,36 @@ def test_fork_rewind_reset_and_snapshot(address: str) -> None:
     assert (answer.status_code, "out of reach" in answer.json()["message"]) == (409, True)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_plans_bring_what_carrying_them_out_brings(exact: bool) -> None:
+    plans = [WALK[i : i + 5] for i in range(7)]
+    with running({"car": tiny(CAR), "pendulum": tiny(PENDULUM)}, QUICK, batch=3, exact=exact) as url:
+        session = begin(url, seed=5)
+        frames = step(url, session, WALK[:6])
+        answer = ask(url, session, "evaluate", plans=plans, last=True)["futures"]
+        assert len(answer) == 7
+        assert WEB.get(f"{url}v1/sessions/{session['id']}").json()["frame"] == frames[-1]  # it stays as it is
+        for plan, future in zip(plans, answer):
+            walked = step(url, fork := ask(url, session, "fork"), plan)
+            WEB.delete(f"{url}v1/sessions/{fork['id']}")
+            told, true = seen({"observation": future["last"]}), seen(walked[-1])
+            assert np.allclose(future["reward"], [f["reward"] for f in walked], atol=0 if exact else 1e-4)
+            assert np.allclose(future["end"], [f["end"] for f in walked], atol=0 if exact else 1e-4)
+            assert np.abs(told.astype(int) - true.astype(int)).max() <= (0 if exact else 2)
+        assert len({tuple(future["reward"]) for future in answer}) > 1
+        kept = ask(url, session, "snapshot")
+        assert ask(url, kept, "evaluate", plans=[[None]])["futures"][0]["last"] is None
+        for body, status, word in (
+            ({"plans": [[LEFT], [LEFT, LEFT]]}, 422, "lengths"),
+            ({"plans": [[[7.0]]]}, 409, "ActionError"),
+            ({"plans": []}, 422, "plans"),
+            ({"plans": [[LEFT] * 17]}, 422, "plans"),
+            ({"plans": [[LEFT]] * 65}, 422, "plans"),
+        ):
+            answer = WEB.post(f"{url}v1/sessions/{session['id']}/evaluate", json=body)
+            assert (answer.status_code, word in answer.text) == (status, True)
+
+
 def test_none_of_the_actions_is_taken_if_one_is_wrong(address: str) -> None:
     session = begin(address)
     answer = WEB.post(f"{address}v1/sessions/{session['id']}/step", json={"actions": [LEFT, [7.0]]})

@@ -5,6 +5,7 @@
     POST   /v1/sessions/{id}/step       take actions     DELETE /v1/sessions/{id}    end it
     POST   /v1/sessions/{id}/rewind     to a frame       POST /v1/sessions/{id}/reset
     POST   /v1/sessions/{id}/fork       another session  POST /v1/sessions/{id}/snapshot  one that stays as it is
+    POST   /v1/sessions/{id}/evaluate   what plans would bring
     GET    /v1/openapi.json             all of this for machines
 
 Sessions are those of `desk`; token, rate and size of requests are checked by `gate`, host and origin by `guard`.
@@ -17,6 +18,7 @@ import base64
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 from fastapi import FastAPI, Path, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -29,8 +31,11 @@ from .api_models import (
     ID,
     Forking,
     Frames,
+    FutureShown,
+    FuturesShown,
     NewSession,
     Pixels,
+    Plans,
     Problem,
     Resetting,
     Rewinding,
@@ -44,6 +49,7 @@ from .api_models import (
 from .catalogue import Catalogue, Served
 from .desk import Desk, Frame, Held, Part, Refusal
 from .dispatch import Dispatcher
+from .frames import encode
 from .gate import HEADERS
 from .header import JPEG, MAP, PICTURE, RAW, TRUE, VECTOR
 from .limits import Limits
@@ -123,6 +129,16 @@ def create_api(thread: EngineThread, desk: Desk, catalogue: Catalogue, *, secure
         held, frames = await desk.step(id, _host(request), steps.actions)
         return Frames(frames=[_shown(held, frame) for frame in frames])
 
+    @api.post("/sessions/{id}/evaluate")
+    async def evaluate(id: Id, asked: Plans, request: Request) -> FuturesShown:
+        """Imagine plans from the present of a session or a snapshot, which stays as it is."""
+        held, futures = await desk.evaluate(id, _host(request), asked.plans)
+        shown = []
+        for future in futures:
+            last = {name: _frame(future.observation[name]) for name in held.streams} if asked.last else None
+            shown.append(FutureShown(reward=future.reward.tolist(), end=future.end.tolist(), last=last))
+        return FuturesShown(futures=shown)
+
     @api.post("/sessions/{id}/rewind")
     async def rewind(id: Id, to: Rewinding, request: Request) -> SessionShown:
         """Go back to exactly this frame; what came after it is forgotten."""
@@ -190,9 +206,17 @@ def _extra(parts: Sequence[Part], stream: int) -> Pixels | None:
 
 
 def _pixels(header: Any, data: bytes) -> Pixels:
-    shape = [header.width] if header.kind == VECTOR else [header.height, header.width, 3]
-    kind = cast(Literal["rgb", "jpeg", "float32"], FORMATS[header.kind])
-    return Pixels(format=kind, shape=shape, data=base64.b64encode(data).decode("ascii"))
+    return _encoded(header.kind, data, header.width, header.height)
+
+
+def _frame(array: np.ndarray) -> Pixels:
+    return _encoded(*encode(array))
+
+
+def _encoded(kind: int, data: bytes, width: int, height: int) -> Pixels:
+    shape = [width] if kind == VECTOR else [height, width, 3]
+    name = cast(Literal["rgb", "jpeg", "float32"], FORMATS[kind])
+    return Pixels(format=name, shape=shape, data=base64.b64encode(data).decode("ascii"))
 
 
 def _problem(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

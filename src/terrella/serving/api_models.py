@@ -48,6 +48,16 @@ class Steps(Taken):
     actions: Annotated[list[Row | Words | None], Field(min_length=1, max_length=Limits.steps_at_once)]
 
 
+class Plans(Taken):
+    """Plans to be imagined, of equally many actions, as of `Steps`; `last`: whether to show what they end with."""
+
+    plans: Annotated[
+        list[Annotated[list[Row | Words | None], Field(min_length=1, max_length=Limits.steps_at_once)]],
+        Field(min_length=1, max_length=Limits.plans_at_once),
+    ]
+    last: bool = False
+
+
 class Rewinding(Taken):
     """The frame to go back to."""
 
@@ -114,6 +124,20 @@ class Frames(BaseModel):
     """The frames that the actions led to."""
 
     frames: list[Shown]
+
+
+class FutureShown(BaseModel):
+    """What a plan would bring, frame by frame: reward, and the chance that the episode ends there; its last frame."""
+
+    reward: list[float]
+    end: list[float]
+    last: dict[str, Pixels] | None
+
+
+class FuturesShown(BaseModel):
+    """What the plans would bring, in their order."""
+
+    futures: list[FutureShown]
 
 
 class Worlds(BaseModel):

@@ -16,16 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..actions import encode
-from ..errors import ActionError, ServingError
+from ..errors import ActionError, ServingError, WorldError
 from .client import Client, Made
 from .dispatch import Dispatcher
+from .futures import Future, Futures
 from .header import Header
 from .limits import Limits, client_address
 from .player import check_row
 from .protocol import Action, Close, Fork, Message, Open, Reopen, Reset, Rewind, Step
 from .scheduler import EngineThread
 
+GONE = "this session is gone; another connection goes on with it, or it was closed."
 SNAPSHOT = "snap-"  # before the id of what is not stepped
 STATUS = {"UnknownName": 404, "full": 503, "failed": 500, "internal": 500, "WorldError": 500, "StateError": 500}
 Part = tuple[Header, bytes]
@@ -111,6 +115,26 @@ class Desk:
                 said = (Action(held.number, held.seq, row=row), Step(held.number))
                 frames.append(self._one(held, await self._say(held.seat, *said)))
             return held, frames
+
+    async def evaluate(
+        self, key: str, host: str | None, plans: Sequence[Sequence[Sequence[float] | str | None]]
+    ) -> tuple[Held, list[Future]]:
+        """Imagine plans from the present; the session, or the snapshot, stays as it is."""
+        if len({len(plan) for plan in plans}) > 1:
+            raise Refusal(422, "invalid", "plans have different lengths; expected equally many actions in each.")
+        held = await self._find(key, host)
+        try:
+            async with held.lock:
+                rows = [[self._row(held, action) or self._idle(held) for action in plan] for plan in plans]
+                return held, await self._imagine(held, rows)
+        except (ServingError, WorldError) as error:
+            if isinstance(error, Refusal):
+                raise
+            code = type(error).__name__
+            raise Refusal(STATUS.get(code, 409), code, str(error)) from error
+        finally:
+            if held.id != key:  # begun at a shared moment for this alone
+                await self.close(held.id, host)
 
     async def change(
         self, key: str, host: str | None, message: type[Rewind] | type[Reset], value: int | None
@@ -207,6 +231,24 @@ class Desk:
         self._held[key] = held
         return held, frames[-1]
 
+    async def _imagine(self, held: Held, rows: Sequence[Sequence[Sequence[float]]]) -> list[Future]:
+        """Imagine plans, as many at a time as are stepped together, a frame between two batches of those that play."""
+        found, left = list[Future](), np.array(rows, np.float32)
+
+        def begin(dispatcher: Dispatcher) -> Futures:
+            player = held.seat.client.players.get(held.number)
+            if player is None:
+                raise Refusal(404, "session", GONE)
+            return Futures(player.session, left[: dispatcher.batch])
+
+        while len(left):
+            futures = await asyncio.wrap_future(self._thread.call(begin))
+            while await asyncio.wrap_future(self._thread.call(futures.advance)):
+                pass
+            found += futures.found()
+            left = left[len(futures) :]
+        return found
+
     def _row(self, held: Held, action: Sequence[float] | str | None) -> tuple[float, ...] | None:
         """Turn an action into a row; raises `Refusal` for one that the world does not have."""
         player = held.seat.client.players.get(held.number)
@@ -219,11 +261,19 @@ class Desk:
             raise Refusal(409, "ActionError", str(error)) from error
         return tuple(map(float, row))
 
+    def _idle(self, held: Held) -> tuple[float, ...]:
+        """The row of doing nothing; raises `Refusal` where there is none."""
+        player = held.seat.client.players.get(held.number)
+        idle = None if player is None else player.session.served.spec.noop
+        if idle is None:
+            raise Refusal(409, "ActionError", "this world has no idle action; a plan needs an action for each frame.")
+        return idle
+
     def _one(self, held: Held, said: tuple[dict[str, Any] | None, list[Frame]]) -> Frame:
         """The last frame that was shown; raises `Refusal` where the session is gone."""
         if not said[1]:
             self._forget(held)
-            raise Refusal(404, "session", "this session is gone; another connection goes on with it, or it was closed.")
+            raise Refusal(404, "session", GONE)
         return said[1][-1]
 
     async def _say(self, seat: Seat, *messages: Message) -> tuple[dict[str, Any] | None, list[Frame]]:

@@ -32,6 +32,7 @@ class Limits:
     outbox: int = 512
     text: int = 500
     steps_at_once: int = 16
+    plans_at_once: int = 64
     max_fps: float = 60.0
     keyframe_every: int = 8
     keyframe_bytes: int = 256 * 2**20

@@ -144,7 +144,7 @@ class Session:
         self._in_reach(self.shot.frame if frame is None else frame)
         child = copy.copy(self)
         child._log, child._keyframes = list(self._log), deque(self._keyframes)
-        child._slot, child._aside = self.served.slots.put(self.served.slots.read(self._seat())), None
+        child._slot, child._aside = self.served.slots.put(self.state()), None
         child.truth = child.record = None
         child._asked = ""
         child._part()
@@ -155,6 +155,10 @@ class Session:
         if frame is not None and frame != self.shot.frame:
             child.rewind(frame)
         return child
+
+    def state(self) -> State:
+        """A copy of the present state."""
+        return self.served.slots.read(self._seat())
 
     def sync(self) -> Shot:
         """Begin again from the true environment's last frames, keeping the count of frames."""
@@ -328,14 +332,10 @@ class Session:
     def _remember(self, *, keep: bool = False) -> None:
         while self._keyframes and self._keyframes[-1].frame >= self.shot.frame:
             self._keyframes.pop()
-        mark = None
-        if self.truth is not None:
-            try:
-                mark = self.truth.mark()
-            except Exception as error:
-                self._drop_truth("save its state", error)
-        state = self.served.slots.read(self._seat()).to("cpu")
-        self._keyframes.append(Keyframe(self.shot.frame, self.key, self.shot, state, mark))
+        marks = list[Mark]()
+        self._attempt_truth("save its state", lambda truth: marks.append(truth.mark()))
+        state = self.state().to("cpu")
+        self._keyframes.append(Keyframe(self.shot.frame, self.key, self.shot, state, *marks[:1]))
         if keep or self.shot.frame % self._limits.snapshot_every == 0:
             self._keep(state)
         most = min(max(self._limits.keyframe_bytes // state.nbytes, FEWEST), MOST)
