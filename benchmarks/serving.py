@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def server(arm: str, replicas: int, **settings: Any) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def entered(url: str) -> Any:
+async def entered(url: str) -> AsyncIterator[ClientConnection]:
     """A connection to a server, or to the replica that a gateway names."""
     async with contextlib.AsyncExitStack() as stack:
         while True:
