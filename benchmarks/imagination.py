@@ -51,7 +51,7 @@ from terrella.world import Part, World, WorldConfig
 
 # Vectors of a few numbers need no more; a step of 64 sessions takes a quarter of the time of the `tiny` preset.
 PARTS = WorldConfig(Part("transformer", {"dim": 64, "layers": 2, "heads": 1}), Part("regression"))
-RECIPE = TrainingConfig(batch=64, tokenizer_share=0.05)
+RECIPE = TrainingConfig(batch=64, tokenizer_share=0.05, context_noise=0.0)
 
 
 @dataclass(frozen=True)

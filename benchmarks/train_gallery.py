@@ -93,6 +93,7 @@ RECIPES = {
         "4000steps",
         "Predictions part from the truth after about 20 steps when the pendulum passes its unstable top. The three "
         "numbers are not forced onto the circle cos^2 + sin^2 = 1.",
+        training=TrainingConfig(),  # with noise on the past, which vectors do better without
     ),
     "sprites": Recipe(
         "terrella/Sprites-v0",

@@ -609,6 +609,15 @@ def test_each_backbone_has_every_size(backbone, preset):
     assert (recipe.blind == 1) == (config.dream_level == 0) == (backbone in ("flow", "flow_wedge"))
 
 
+def test_vectors_alone_have_no_noise_on_their_past(places, dots):
+    grid = StreamSpec("vector", (2,), (0.0, 0.0), (3.0, 3.0), native=ActionSpec("multi_discrete", nvec=(4, 4)))
+    for spec, noise in ((PLACE, 0.0), (SPEC, 0.3), (WorldSpec({"grid": grid}, SPEC.action), 0.3)):
+        assert training_config("tiny", spec=spec).context_noise == noise
+    for data, noise in ((places, 0.0), (dots, 0.3)):
+        world = quick(data, training=None, budget="1steps")
+        assert world.record["training"]["context_noise"] == noise
+
+
 def test_a_map_needs_declared_motion():
     with pytest.raises(ConfigError, match="declare"):
         world_config("tiny", SPEC, backbone="flow")

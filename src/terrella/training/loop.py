@@ -72,7 +72,7 @@ def train(
     whole = Budget.parse(budget)
     size = pick(preset, whole, where)
     parts = config or world_config(size, data.spec, decoder, backbone)
-    recipe = training or training_config(size, backbone, parts.decoder.name)
+    recipe = training or training_config(size, backbone, parts.decoder.name, data.spec)
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
         world = World(data.spec, parts, name or Path(out or "world").name).to(where)

@@ -24,7 +24,8 @@ class TrainingConfig:
     """How the weights are found. Lengths in transitions (a clip of 12 has 13 frames).
 
     batch: clips a step. lr: of the backbone (matrices by Muon, the rest by AdamW). tokenizer_share: part of the budget
-    for tokenizers, which come first. context_noise: largest noise on past frames. self_fed: share of batches whose
+    for tokenizers, which come first. context_noise: largest noise on past frames (`training_config` has none for
+    vectors alone). self_fed: share of batches whose
     past is the model's own prediction: some frames, each predicted from the real past, or with a `self_fed_depth` above
     1 all frames from a random one on, up to so many of the model's own deep. recycled: share of the other batches whose
     past carries errors that the model made lately. spectral: None, or a bound on the spectral norm of the matrices of a
@@ -123,13 +124,18 @@ def pick(preset: str, budget: Budget, device: torch.device) -> str:
     return "tiny" if minutes < 3 else "small" if minutes < 60 else "base"
 
 
-def training_config(preset: str, backbone: str | None = None, decoder: str | None = None) -> TrainingConfig:
-    """Choose the recipe of a size, backbone and decoder.
+def training_config(
+    preset: str, backbone: str | None = None, decoder: str | None = None, spec: WorldSpec | None = None
+) -> TrainingConfig:
+    """Choose the recipe of a size, backbone and decoder, for a dataset's observations if they are known.
 
     Backbones that remember by a map learn to go on without seeing; a decoder of chunks dreams no single frames, and
-    needs whole clips.
+    needs whole clips. Where all that is observed are vectors, the past carries no noise: a few exact numbers tell what
+    comes next, and noise hides it (`docs/drift.md`).
     """
     recipe = SIZES[preset].training
+    if spec is not None and all(s.kind == "vector" and not s.native for s in spec.modelled.values()):
+        recipe = replace(recipe, context_noise=0.0)
     if backbone in MAPS:
         recipe = alone(replace(recipe, batch=max(1, recipe.batch // 2)), SEEN, UNSEEN)
         recipe = replace(recipe, **WITHIN) if backbone == "flow_wedge" else recipe
