@@ -194,6 +194,11 @@ def kinds(viewer: Viewer, ticks: list[dict[str, Any]]) -> list[int]:
     return [viewer.look(tick)[0] for tick in ticks]
 
 
+def encoders(app: Any) -> int:
+    """How many are open."""
+    return app.state.thread.call(lambda dispatcher: dispatcher.studio.open).result(10)
+
+
 def test_two_clients_one_with_h264_and_one_without(address: str) -> None:
     with Viewer(address, "h264") as mine, Viewer(address) as plain, Viewer(address, "av2", "h264", "webp") as third:
         assert [v.welcome["codec"] for v in (mine, plain, third)] == ["h264", "jpeg", "h264"]
@@ -249,7 +254,8 @@ def test_a_clock_that_runs_sends_deltas_in_order(address: str) -> None:
 
 
 def test_who_reconnects_or_takes_over_begins_with_a_key_frame(world: Any, tmp_path: Path) -> None:
-    with running({"pendulum": world}, keep=tmp_path) as url:
+    app = create_app({"pendulum": world}, limits=QUICK, keep=tmp_path)
+    with hosting(app) as url:
         with Viewer(url, "h264") as viewer:
             number, first = viewer.open("pendulum", seed=3)
             token = viewer.opened["token"]
@@ -268,6 +274,12 @@ def test_who_reconnects_or_takes_over_begins_with_a_key_frame(world: Any, tmp_pa
                 number = viewer.until("opened")["session"]
                 viewer.decoders.clear()
                 assert viewer.look(viewer.until("tick"))[0] == H264_KEY
+                assert encoders(app) == 1  # who had it before has none left
+                with Viewer(url) as plain:  # who has not asked for it
+                    plain.send("reopen", token=token)
+                    plain.until("opened")
+                    assert plain.look(plain.until("tick"))[0] == JPEG
+                    assert encoders(app) == 0
         follower = Follower(url.replace("http", "ws") + "ws", codecs=["h264"])
         follower.reopen(token)
         decoder, seen = Decoder(), []
@@ -305,34 +317,29 @@ def test_after_an_overflow_nothing_more_is_sent(monkeypatch: pytest.MonkeyPatch)
 
 def test_encoders_end_with_their_sessions(world: Any) -> None:
     app = create_app({"pendulum": world}, limits=replace(QUICK, encoders=3))
-    thread = app.state.thread
-
-    def encoders() -> int:
-        return thread.call(lambda dispatcher: dispatcher.studio.open).result(10)
-
     with hosting(app) as url:
         with Viewer(url, "h264") as viewer:
             first, _ = viewer.open("pendulum")
-            assert encoders() == 1
+            assert encoders(app) == 1
             second, _ = viewer.open("pendulum")
-            assert encoders() == 2
+            assert encoders(app) == 2
             viewer.send("close", session=first)
             viewer.until("closed", session=first)
-            assert encoders() == 1
+            assert encoders(app) == 1
             viewer.open("pendulum")
             viewer.open("pendulum")
             _, tick = viewer.open("pendulum")
-            assert encoders() == 3
+            assert encoders(app) == 3
             assert viewer.look(tick)[0] == JPEG  # no room for a fourth
             viewer.send("close", session=second)
             viewer.until("closed", session=second)
             (tick,) = viewer.play(tick["session"], STILL)
             assert viewer.look(tick)[0] == H264_KEY  # now there is
-            assert encoders() == 3
+            assert encoders(app) == 3
         deadline = time.monotonic() + 10
-        while encoders() and time.monotonic() < deadline:
+        while encoders(app) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert encoders() == 0  # the connection has ended
+        assert encoders(app) == 0  # the connection has ended
 
 
 def test_a_session_that_is_put_away_has_no_encoder(world: Any) -> None:
@@ -341,7 +348,7 @@ def test_a_session_that_is_put_away_has_no_encoder(world: Any) -> None:
         number, first = viewer.open("pendulum")
         assert viewer.look(first)[0] == H264_KEY
         deadline = time.monotonic() + 10
-        while app.state.thread.call(lambda dispatcher: dispatcher.studio.open).result(10):
+        while encoders(app):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert viewer.look(viewer.play(number, STILL)[0])[0] == H264_KEY
@@ -355,7 +362,7 @@ def test_a_session_that_fails_lets_its_encoder_go(world: Any, monkeypatch: pytes
         monkeypatch.setattr("terrella.serving.session.Session.begin", lambda *_: 1 / 0)
         viewer.send("reset", session=number)
         viewer.until("closed", session=number)
-        assert app.state.thread.call(lambda dispatcher: dispatcher.studio.open).result(10) == 0
+        assert encoders(app) == 0
 
 
 def test_small_images_stay_exact() -> None:
