@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -23,7 +24,9 @@ from terrella import arenas
 from terrella.arenas.sentences import find_sentences
 from terrella.data.episode import Clips
 from terrella.serving import create_app, create_server
-from terrella.serving.header import RAW, WEBP, Header
+from terrella.serving.header import H264_DELTA, H264_KEY, RAW, WEBP, Header
+from terrella.serving.truth import Truth
+from terrella.serving.video import KEY_EVERY, Decoder, has_h264
 from terrella.training import TrainingConfig
 from terrella.world import Part, World, WorldConfig
 
@@ -41,6 +44,9 @@ FLAGS = [
 ]
 PIXELS = """() => { const canvas = document.querySelector('.view.world canvas');
   return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]; }"""
+TRUTH = "document.querySelector('.view.truth canvas').toDataURL()"
+DECODES = """async () => isSecureContext && 'VideoDecoder' in window
+  && (await VideoDecoder.isConfigSupported({ codec: 'avc1.42c028', optimizeForLatency: true })).supported"""
 SHOWN = "[...document.querySelectorAll('.pane')].map(p => p.querySelector('.view.world canvas').toDataURL())"
 
 
@@ -475,6 +481,119 @@ def test_a_page_from_elsewhere_shows_webp_to_the_pixel(browser: Any, worlds: dic
             page.close()
             said.clear()
             heard.clear()
+
+
+class Elsewhere:
+    """A page that counts as another machine's, where there is `VideoDecoder`: what was said, and its pictures."""
+
+    def __init__(self, page: Any, public: str) -> None:
+        self.page, self.said, self.kinds = page, list[dict[str, Any]](), list[int]()
+        self.pictures, self._decoder, self._part = dict[int, np.ndarray](), Decoder(), (Header(0, 0), b"")
+        page.set_default_timeout(30_000)
+        page.on("websocket", self._listen)
+        page.goto(public)
+        if not page.evaluate(DECODES):
+            pytest.skip("this browser does not decode H.264")
+        page.wait_for_selector(".view.truth canvas")
+        page.uncheck("#stop", force=True)
+
+    def _listen(self, ws: Any) -> None:
+        ws.on("framesent", lambda message: self.said.append(json.loads(message)))
+        ws.on("framereceived", self._hear)
+
+    def _hear(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            part = Header.unpack(message)
+            self._part = part if part[0].stream == 255 else self._part
+        elif json.loads(message)["type"] == "tick":
+            header, data = self._part
+            self.kinds.append(header.kind)
+            self.pictures[header.frame] = self._decoder.decode(header, data)
+
+    def drawn(self, frame: int) -> str:
+        """What the canvas shows once the page has said that it has drawn this frame."""
+        deadline = time.monotonic() + 30
+        while not any(s["type"] == "ack" and s["frame"] == frame for s in self.said) and time.monotonic() < deadline:
+            self.page.wait_for_timeout(10)
+        return self.page.evaluate(TRUTH)
+
+    def right(self, frame: int, shown: str) -> bool:
+        """Whether that is this frame, in its colours: with another matrix, they are 1.7 off."""
+        data, wanted = base64.b64decode(shown.split(",")[1]), self.pictures[frame]
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float32)
+        coloured = np.ptp(wanted.astype(int), axis=-1) > 60
+        off = np.abs(pixels - wanted)
+        return coloured.sum() > 1000 and off.mean() < 0.2 and off[coloured].mean() < 1.3
+
+
+@pytest.fixture
+def elsewhere(browser: Any, worlds: dict[str, World], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
+    """A new page, and an address for it. The rendered picture has odd sides, which are coded as even ones."""
+    if not has_h264():
+        pytest.skip("PyAV has no libx264 here")
+    whole = Truth._picture
+    monkeypatch.setattr(Truth, "_picture", lambda truth: whole(truth)[:497, :489])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    public = f"http://world.localhost:{port}"  # a name that is this machine's by its kind, so no https is needed
+    with serving({"pendulum": worlds["pendulum"]}, port, public=public):
+        page = browser.new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        yield page, public
+        page.close()
+        assert wrong == []
+
+
+def test_a_page_from_elsewhere_shows_h264_as_it_comes_and_looked_back_at(elsewhere: Any, tmp_path: Path) -> None:
+    view = Elsewhere(*elsewhere)
+    page, seen = view.page, list[str]()
+    assert view.said[0]["codecs"] == ["h264", "webp"]
+    for at in range(40):
+        seen.append(view.drawn(at))
+        assert view.pictures[at].shape == (497, 489, 3)
+        assert view.right(at, seen[at]), at
+        page.keyboard.press("Period")
+    view.drawn(40)
+    assert view.kinds == [H264_DELTA if at % KEY_EVERY else H264_KEY for at in range(41)]
+    assert len(set(seen)) == 40  # it moves
+    page.focus("#time")
+    for at in [*range(39, 25, -1), *range(27, 36)]:  # backwards over a key frame, and on again
+        page.keyboard.press("ArrowLeft" if frame(page) > at else "ArrowRight")
+        until(page, f"shown => {TRUTH} === shown", seen[at])
+        assert frame(page) == at
+    page.focus("#stage")
+    page.keyboard.press("f")  # another pane, which begins with what this one has shown
+    until(page, "() => document.querySelectorAll('.pane').length === 2")
+    page.screenshot(path=tmp_path / "h264.png")
+
+
+def test_a_decoder_that_fails_or_holds_pictures_back_is_helped(elsewhere: Any) -> None:
+    page, public = elsewhere
+    page.add_init_script(
+        """let chunks = 0;
+        window.VideoDecoder = class extends VideoDecoder {
+          constructor({ output, error }) {
+            const held = [];
+            super({ output: (frame) => (chunks > 9 ? held.push(frame) : output(frame)), error });
+            Object.assign(this, { held, output, error });
+          }
+          decode(chunk) {
+            if (++chunks === 5) { this.close(); this.error(new Error("spoilt")); } else super.decode(chunk);
+          }
+          async flush() {
+            await super.flush();
+            this.held.splice(0).forEach((frame) => this.output(frame));
+          }
+        };"""
+    )
+    view = Elsewhere(page, public)
+    good = []
+    for at in range(9):
+        good.append(view.right(at, view.drawn(at)))
+        page.keyboard.press("Period")
+    assert good == [True] * 4 + [False] + [True] * 4  # the fifth was spoilt; later ones were held
 
 
 def test_card_and_help_show_text_only(page: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ServingError
@@ -20,13 +21,17 @@ class Follower:
     """One session on a cluster, or on a single server that keeps sessions.
 
     url: the gateway's socket, `ws://.../ws`. token: the server's. patience: seconds for which a lost session is looked
-    for. `open` or `reopen` first; `read` gives what comes, and answers frames with `ack`. Every `opened` that it gives
-    says that the session has moved; `moves` counts them. A clock that runs goes along, with what is held.
+    for. codecs: as in `hello`; H.264 is for `terrella.serving.video.Decoder`, and begins anew after a move. `open` or
+    `reopen` first; `read` gives what comes, and answers frames with `ack`. Every `opened` that it gives says that the
+    session has moved; `moves` counts them. A clock that runs goes along, with what is held.
     Raises `ServingError` where the server refuses, or the session is not found in time.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, patience: float = 30.0) -> None:
-        self._home, self._hello, self._patience = url, {"protocol": PROTOCOL, "token": token}, patience
+    def __init__(
+        self, url: str, *, token: str | None = None, codecs: Sequence[str] = (), patience: float = 30.0
+    ) -> None:
+        self._home, self._patience = url, patience
+        self._hello = {"protocol": PROTOCOL, "token": token, "codecs": list(codecs)}
         self._socket: ClientConnection | None = None
         self._parts: list[tuple[Header, bytes]] = []
         self._action: dict[str, Any] | None = None

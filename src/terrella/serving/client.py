@@ -28,13 +28,14 @@ class Client:
 
     most: sessions that it may have; 0 for as many as a connection. `refused` says why a client without a session got
     none; its connection should end. `root` names the fork tree of the sessions that it opens, "" for a tree of their
-    own (see `moves`). `codec` is that of its images. `shared` counts moments that it has kept for others.
+    own (see `moves`). `codecs` are those of its large images, and of all others. `shared` counts moments that it has
+    kept for others.
     """
 
     send: Callable[[list[bytes | str]], None]
     most: int = 0
     root: str = ""
-    codec: str = "jpeg"
+    codecs: tuple[str, str] = ("jpeg", "jpeg")
     players: dict[int, Player] = field(default_factory=dict)
     last_number: int = 0
     shared: int = 0
@@ -47,6 +48,12 @@ class Client:
             self.last_number = self.last_number % 255 + 1
             if self.last_number not in self.players:
                 return self.last_number
+
+    def drop(self, player: Player) -> None:
+        """Have a session no more, nor what encodes its pictures for this connection."""
+        self.players.pop(player.number, None)
+        if player.video is not None:
+            player.video.close()
 
     def show(self, player: Player, made: Made, running: int) -> None:
         """Send what a session shows at its present frame. running: sessions that run on this server."""
@@ -77,7 +84,8 @@ class Client:
             shot,
             spec,
             session.memory(),
-            codec=self.codec,
+            codec=self.codecs[1],
+            video=player.video,
             session=player.number,
             epoch=player.epoch,
             seq=player.seq,

@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import ServingError
 from .client import Client
-from .frames import CODECS, choose_codec
+from .frames import choose_codecs, list_codecs
 from .guard import same_token
 from .limits import Allowance, Limits
 from .protocol import (
@@ -93,8 +93,8 @@ class Connection:
             message = await asyncio.wait_for(self._receive(), self._limits.hello_seconds)
         except TimeoutError:
             raise Refused(POLICY, "hello", "the first message is 'hello', at once.") from None
-        codec = self._client.codec = choose_codec(check_hello(message, self._token).codecs)
-        self._put([dump(Welcome(PROTOCOL, self._limits, self._worlds, self._worlds[0], codec, tuple(CODECS)))])
+        codecs = self._client.codecs = choose_codecs(check_hello(message, self._token).codecs)
+        self._put([dump(Welcome(PROTOCOL, self._limits, self._worlds, self._worlds[0], codecs[0], list_codecs()))])
 
     async def _serve(self) -> None:
         while True:
@@ -161,8 +161,8 @@ class Connection:
             log.debug("a message came after the server's end")
 
     def _put(self, messages: list[bytes | str]) -> None:
-        if len(self._outbox) + len(messages) > self._limits.outbox:
-            self._overflow = True  # told at its next message, the rest is dropped
+        self._overflow = self._overflow or len(self._outbox) + len(messages) > self._limits.outbox
+        if self._overflow:  # told at its next message; all from here on is dropped, since deltas need what came before
             return
         self._outbox.extend(messages)
         self._wake.set()

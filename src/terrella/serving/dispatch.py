@@ -45,6 +45,7 @@ from .protocol import (
 )
 from .session import advance_together
 from .tiers import Tiers
+from .video import Studio, Video
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -76,6 +77,7 @@ class Dispatcher:
         self._admits = admit
         self._keeper = keeper
         self.tiers = Tiers(limits, disk=keeper is not None)
+        self.studio = Studio(limits.encoders)
         self._limits = limits
         self.batch = batch
         self._clients: list[Client] = []
@@ -168,7 +170,7 @@ class Dispatcher:
 
     def let_go(self, client: Client, player: Player) -> None:
         """Free a session that nobody asks for any more; where sessions are kept it can be reopened."""
-        del client.players[player.number]
+        client.drop(player)
         self.tiers.ended(player, time.monotonic(), back=False)
         if self._keeper is not None and player.session.sound:
             player.session.rest("disk")
@@ -177,7 +179,7 @@ class Dispatcher:
     def fail(self, client: Client, player: Player, error: Exception) -> None:
         """Close one session and leave the others alone."""
         log.error("session %d of world %s failed", player.number, player.session.served.name, exc_info=error)
-        client.players.pop(player.number, None)
+        client.drop(player)
         try:
             player.session.close()
         except Exception:
@@ -231,7 +233,7 @@ class Dispatcher:
             case Fork():
                 self._fork(client, player, message)
             case Close():
-                del client.players[player.number]
+                client.drop(player)
                 self.tiers.ended(player, time.monotonic(), back=False)
                 player.session.close()
                 if self._keeper is not None and player.session.record is not None:
@@ -255,7 +257,7 @@ class Dispatcher:
         self._room(client, new=False)
         for other, player in self.players():
             if same_token(message.token, player.token):
-                del other.players[player.number]
+                other.drop(player)
                 other.send([dump(Closed(player.number, "this session goes on in another window."))])
                 player.stop(time.monotonic())
                 player.in_flight.clear()
@@ -276,6 +278,7 @@ class Dispatcher:
         if client not in self._clients:
             self._clients.append(client)
         client.players[player.number] = player
+        player.video = Video(self.studio) if client.codecs[0] == "h264" else None
         player.stopped = time.monotonic()
         session = player.session
         about = {"world": session.served.name, "engine": session.served.plain_settings}

@@ -15,7 +15,7 @@ from ..errors import ServingError
 
 MAGIC = b"WMF1"
 HEADER = struct.Struct("<4sBBHIIIIHHI")
-RAW, JPEG, WEBP, VECTOR = 0, 1, 2, 5  # 3 and 4 are kept for H.264
+RAW, JPEG, WEBP, H264_KEY, H264_DELTA, VECTOR = range(6)
 LATE, REPLAYED, TRUE = 1, 2, 4
 PICTURE, MAP = 255, 254  # in place of a stream's index: a rendered picture, a map of the memory
 

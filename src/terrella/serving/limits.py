@@ -14,7 +14,7 @@ class Limits:
     panes: sessions of one connection; moments: those it may share. clients, sessions: of the whole server.
     address_clients, address_sessions: connections and HTTP sessions of one address; this machine's own are only bound
     by the whole. request_bytes: of an HTTP request. outbox: messages that wait for a client who does not read.
-    store_bytes: of all that is kept.
+    encoders: of H.264, each a stream of a session; beyond them pictures go as JPEG. store_bytes: of all that is kept.
     """
 
     message_bytes: int = 4096
@@ -30,6 +30,7 @@ class Limits:
     request_bytes: int = 65536
     window: int = 2
     outbox: int = 512
+    encoders: int = 32
     text: int = 500
     steps_at_once: int = 16
     plans_at_once: int = 64

@@ -13,6 +13,7 @@ from ..spec import ActionSpec
 from .limits import Limits
 from .protocol import Action, Status
 from .session import Session
+from .video import Video
 
 UNANSWERED = 512  # frames remembered that a client has not acknowledged; who steps by hand need not
 REPEAT_AFTER = 0.25  # seconds a held key waits before it repeats, when the world waits for actions
@@ -34,7 +35,7 @@ class Player:
     With `turns` the world waits for an action before each frame; otherwise the idle action stands in when nothing is
     held. A world without an idle action always waits. A press that is let go before a frame could use it is kept for
     that frame, so that no tap is lost. A player `in_phase` makes its frames at whole multiples of its period, so that
-    players of equal speed are due together.
+    players of equal speed are due together. `video` is there where the client has its large pictures as H.264.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Player:
     since: float = 0.0
     stopped: float = 0.0
     token: str = ""
+    video: Video | None = None
     seq: int = 0
     in_flight: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=UNANSWERED))
     _held: Press = field(default_factory=Press)
@@ -122,6 +124,12 @@ class Player:
         """Stop the clock."""
         if self.running:
             self.running, self.stopped = False, now
+
+    def rest(self, tier: str) -> None:
+        """Put the session away, and free what encodes its pictures."""
+        self.session.rest(tier)
+        if self.video is not None:
+            self.video.close()
 
     def set_turns(self, turns: bool) -> None:
         """Wait for actions, or not; a world without an idle action goes on waiting."""

@@ -44,7 +44,8 @@ POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE, MOVED = 1008, 1009
 class Hello:
     """First message. `resume`: the token of a session to be reopened, which the gateway of a cluster looks for.
 
-    `codecs`: those in which the client can show images, best first; of these the server takes the first it has.
+    `codecs`: those in which the client can show images, best first; of these the server takes the first it has, and
+    where that is `h264`, which is for large images, the next for all others.
     """
 
     protocol: int
@@ -215,7 +216,7 @@ def parse(text: str, limits: Limits = DEFAULT) -> Message:
 class Welcome:
     """Answer to `hello`: limits, the names of the worlds and the one to show first.
 
-    `codec` is the one in which images will come, of the `codecs` that the server has.
+    `codec` is the one in which large images will come, of the `codecs` that the server has.
     """
 
     protocol: int

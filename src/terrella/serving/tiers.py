@@ -56,12 +56,12 @@ class Tiers:
             held = player.session.nbytes
             if total > self._limits.resident_bytes:
                 self._pressed.append(now)
-                player.session.rest(self._last)
+                player.rest(self._last)
                 total -= held  # soon, where a snapshot is still to be written
                 continue
             over = [tier for tier in ("host", self._last) if seconds > self.time_to_live(player, tier, idle)]
             if over:
-                player.session.rest(over[-1])
+                player.rest(over[-1])
 
     def time_to_live(self, player: Player, tier: str, idle: Sequence[float]) -> float:
         """Seconds after which a paused session goes to a tier.

@@ -106,7 +106,7 @@ function reopen() {
 }
 
 function clearPanes() {
-  for (const pane of state.panes.values()) pane.node.remove();
+  for (const pane of state.panes.values()) pane.remove();
   state.panes.clear();
   state.focus = null;
   arrange();
@@ -176,7 +176,7 @@ function onClosed(message) {
   const pane = state.panes.get(message.session);
   if (!pane) return;
   if (message.reason) toast(message.reason);
-  pane.node.remove();
+  pane.remove();
   state.panes.delete(message.session);
   if (state.focus === pane) focus([...state.panes.values()].at(-1) ?? null);
   if (!state.panes.size) $("empty").textContent = message.reason || "No session is open. Begin again.";

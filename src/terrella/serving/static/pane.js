@@ -1,7 +1,8 @@
 // One session on the page: its pictures or plots, what it has shown so far, and how it is doing.
 
 import { element } from "./card.js";
-import { MAP, PICTURE, VECTOR } from "./link.js";
+import { Film } from "./film.js";
+import { H264_DELTA, MAP, PICTURE, VECTOR } from "./link.js";
 import { drawImage, drawSpark, drawVector, outline } from "./plot.js";
 
 const REMEMBER = 2400; // frames kept for looking back
@@ -67,7 +68,7 @@ export class Pane {
     const canvas = element("canvas", { role: "img", "aria-label": `${label}${stream ? `, ${stream.name}` : ""}` });
     const figure = element("figure", { class: `view ${kind}` }, canvas, element("figcaption", {}, label));
     const aspect = kind === "plot" ? 1.5 : stream ? stream.shape[1] / stream.shape[0] : 1.5;
-    const view = { canvas, figure, kind, aspect, rows: stream && kind !== "plot" ? stream.shape[0] : 0 };
+    const view = { canvas, figure, kind, aspect, film: new Film(), rows: stream && kind !== "plot" ? stream.shape[0] : 0 };
     this.views.set(key, view);
     this.holder.append(figure);
     return view;
@@ -110,6 +111,12 @@ export class Pane {
     if (this.shown) this.plots(this.shown);
   }
 
+  /** Take it off the page. */
+  remove() {
+    this.node.remove();
+    for (const view of this.views.values()) view.film.close();
+  }
+
   get now() { return this.frames.at(-1); }
   get oldest() { return Math.max(this.frames[0]?.frame ?? 0, this.now?.oldest ?? 0); }
   get frame() { return this.looking ?? this.now?.frame ?? 0; }
@@ -125,6 +132,8 @@ export class Pane {
       this.epoch = tick.epoch;
       this.looking = null;
     }
+    const like = (part) => this.now?.parts.find((p) => p.truth === part.truth && p.stream === part.stream);
+    for (const part of tick.parts) if (part.kind === H264_DELTA) part.before = like(part);
     while (this.frames.length && this.now.frame >= tick.frame) this.frames.pop();
     if (this.frames.length && this.now.frame !== tick.frame - 1) this.frames = []; // a hole cannot be looked at
     this.frames.push(tick);
@@ -158,7 +167,7 @@ export class Pane {
         view.aspect = part.width / part.height;
         this.layout();
       }
-      await drawImage(view.canvas, part);
+      await drawImage(view.canvas, part, view.film);
     }
     this.plots(tick);
     this.read(tick);

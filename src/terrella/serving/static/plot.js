@@ -1,11 +1,11 @@
 // Canvas drawings: pictures, vector components over time, and the small line of the distance from the truth.
 
-import { JPEG, RAW, WEBP } from "./link.js";
+import { H264_DELTA, H264_KEY, JPEG, RAW, WEBP } from "./link.js";
 
 const WORLD = "#f0b35a", TRUTH = "#6fc3ea", GRID = "#262b36", TEXT = "#98a1b2";
 
-/** Draw a raw, JPEG or WebP part into a canvas of the part's own size. */
-export async function drawImage(canvas, part) {
+/** Draw a raw, JPEG, WebP or H.264 part into a canvas of the part's own size; `film` decodes what is H.264. */
+export async function drawImage(canvas, part, film) {
   if (canvas.width !== part.width) canvas.width = part.width;
   if (canvas.height !== part.height) canvas.height = part.height;
   const context = canvas.getContext("2d");
@@ -20,6 +20,10 @@ export async function drawImage(canvas, part) {
     const bitmap = await createImageBitmap(new Blob([part.data], { type }));
     context.drawImage(bitmap, 0, 0);
     bitmap.close();
+  } else if (part.kind === H264_KEY || part.kind === H264_DELTA) {
+    const frame = await film.decode(part);
+    context.drawImage(frame, 0, 0); // its sides are even; what is beyond the canvas falls away
+    frame.close();
   }
 }
 
