@@ -1,4 +1,4 @@
-"""The same work on many machines (Ray, extra `ray`): serving by replicas behind a gateway, recording, training, suites."""
+"""The same work on many machines (Ray, extra `ray`): replicas behind a gateway, recordings, training, suites."""
 
 from .fleet import Fleet, serve_cluster
 from .follow import Follower

@@ -244,7 +244,7 @@ def _show(ray: Any, first: Any, console: Console) -> None:
     except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
         return  # whether it has died is told elsewhere
     if said:
-        console.print(said, end="", highlight=False, markup=False)
+        console.print(said, end="", highlight=False, markup=False, soft_wrap=True)
 
 
 def _line(error: BaseException) -> str:
