@@ -121,7 +121,7 @@ def test_a_cluster_makes_the_world_of_one_process(local, data, tmp_path, capsys,
     together = train(data, tmp_path / "w", workers=2, shard=shard, **HOW)
     alone = quick(data)
     assert distance(together, alone) < 2e-3  # bfloat16 where the processor has it; `test_team.py` measures without
-    assert together.record["dynamics_steps"] == 12
+    assert together.record["dynamics_steps"] == 15
     assert "dynamics" in capsys.readouterr().err
     assert {p.name for p in (tmp_path / "w").iterdir()} == {
         "world.json",
@@ -148,15 +148,15 @@ def test_a_worker_that_dies_is_named_and_the_checkpoint_stands(local, data, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_who_interrupts_goes_on(local, data, tmp_path):
-    out, few = tmp_path / "w", {**HOW, "budget": "400steps", "progress": False}
+    out, few = tmp_path / "w", {**HOW, "budget": "150steps", "progress": False}
     when(out / "checkpoint.safetensors", lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train(data, out, workers=2, **{**few, "training": TrainingConfig(**{**RECIPE.__dict__, "batch": 8})})
     assert gone()
     _, about = load_checkpoint(out / "checkpoint.safetensors")
-    assert 0 < about["step"] < 300
+    assert 0 < about["step"] < 140
     world = train(data, out, workers=2, **{**few, "training": TrainingConfig(**{**RECIPE.__dict__, "batch": 8})})
-    assert world.record["dynamics_steps"] > 300
+    assert world.record["dynamics_steps"] > 140
     assert gone()
 
 
@@ -182,7 +182,7 @@ def test_workers_that_do_not_see_the_folders_are_told(local, data, tmp_path, mon
 
     look = Trainee.look
     monkeypatch.setattr(Trainee, "look", lambda self, dataset, mark: look(self, dataset + "-not-here", mark))
-    with pytest.raises(ConfigError, match="worker 0 cannot read the dataset.*folder that all machines share"):
+    with pytest.raises(ConfigError, match=r"worker 0 cannot read the dataset.*folder that all machines share"):
         train(data, tmp_path / "w", workers=2, **HOW)
     monkeypatch.setattr(Trainee, "look", lambda self, dataset, mark: look(self, dataset, mark + "-not-here"))
     with pytest.raises(ConfigError, match="worker 0 does not see the folder"):

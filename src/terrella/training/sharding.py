@@ -67,7 +67,8 @@ def like_shards(value: Tensor, like: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(like, DTensor)
-    return distribute_tensor(value, like.device_mesh, like.placements)
+    # All workers have it, so nothing needs to be sent.
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 class ShardedMuon(torch.optim.Optimizer):
