@@ -307,6 +307,16 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_a_world_that_cannot_be_split_is_refused_before_any_work(tmp_path):
+    data = make_dataset(tmp_path / "data", PLACE, episodes=3, length=6)
+    parts = world_config("debug", PLACE)
+    remembers = replace(parts.dynamics, config={**parts.dynamics.config, "history": 8, "fetch": 2})
+    how = {"config": replace(parts, dynamics=remembers), "training": RECIPE, "progress": False}
+    with pytest.raises(ConfigError, match="sharpness is a single number"):
+        train(data, tmp_path / "w", team=Team(0, 2, shard=True), **how)
+    assert not (tmp_path / "w").exists()
+
+
 @pytest.mark.parametrize("how", [(0, 0), (2, 2), (-1, 2), (0, 1, True)])
 def test_teams_that_there_cannot_be_are_refused(how):
     with pytest.raises(ConfigError):

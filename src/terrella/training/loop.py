@@ -31,7 +31,7 @@ from .material import LatentClips, encode_episodes
 from .objective import clip_loss
 from .optim import Optimizer
 from .presets import MAPS, TrainingConfig, pick, training_config, world_config
-from .sharding import gathered
+from .sharding import gathered, require_rows
 from .steps import Learner, Steps
 from .team import Team, require_shares, spread
 from .tokenizing import fit_tokenizers, shares
@@ -216,6 +216,8 @@ class _Run:
         _require_frames(world, config)
         _require_plain(world, config)
         require_still(world, config)
+        if team.shard:
+            require_rows(nn.ModuleDict({"dynamics": world.dynamics, "decoder": world.decoder}))
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
         self.budgets = dict(zip(("tokenizer", "dynamics"), shares(world, config, budget)))
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None

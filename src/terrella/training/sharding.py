@@ -19,15 +19,19 @@ from ..errors import ConfigError
 
 
 def sharded(module: nn.Module) -> None:
-    """Shard the parameters of a module in place; raises `ConfigError` where one has no rows."""
-    for name, parameter in module.named_parameters():
-        if parameter.ndim == 0:
-            raise ConfigError(f"{name} is a single number, which has no rows to be sharded by; leave shard out.")
+    """Shard the parameters of a module in place."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard  # seconds to import: only who shards pays them
 
     mesh = init_device_mesh(next(module.parameters()).device.type, (dist.get_world_size(),))
     fully_shard(module, mesh=mesh, reshard_after_forward=False)
+
+
+def require_rows(module: nn.Module) -> None:
+    """Raise `ConfigError` where a parameter of a module cannot be split."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 0:
+            raise ConfigError(f"{name} is a single number, which has no rows to be sharded by; leave shard out.")
 
 
 def released(module: nn.Module, held_out: bool) -> Any:

@@ -102,10 +102,7 @@ class Team:
 
 
 class Spread(nn.Module):
-    """What learns, with the loss as its forward pass, spread over a team. Make it before the optimiser.
-
-    Raises `ConfigError` where a part cannot be sharded.
-    """
+    """What learns, with the loss as its forward pass, spread over a team. Make it before the optimiser."""
 
     def __init__(self, part: nn.Module, team: Team, shard: bool):
         super().__init__()
