@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 from .say import Say, import_module, slug
 
 
@@ -77,6 +77,9 @@ def train(
     seed: int = 0,
     device: str | None = None,
     resume: bool = True,
+    cluster: str | None = None,
+    workers: Annotated[int | None, arg(help_behavior_hint="(default: 2 with --cluster)")] = None,
+    shard: bool = False,
 ) -> None:
     """Train a world on a dataset. Interrupted, the same command goes on from where it stood.
 
@@ -95,23 +98,27 @@ def train(
         seed: Decides everything that is random.
         device: cpu or cuda; the best there is by default.
         resume: Continue from a checkpoint in the folder; without, begin anew and replace what is there.
+        cluster: Ray cluster whose workers share every batch: auto, host:6379, ray://host:10001, or local for one here.
+        workers: Processes that train, a GPU each where there are GPUs; with --cluster.
+        shard: Split parameters, gradients and optimiser among the workers, to save memory; with --cluster.
     """
     from ..data import Dataset
     from ..engine import Alarm, calibrate
-    from ..training import train as train_world
 
+    if cluster is None and (workers is not None or shard):
+        raise ConfigError("--workers and --shard are a cluster's: add --cluster local (or its address), or leave them.")
     folder = out or Path("runs") / data.name
-    world = train_world(
-        data,
-        folder,
-        budget=budget,
-        preset=preset,
-        seed=seed,
-        backbone=backbone,
-        decoder=decoder,
-        device=device,
-        resume=resume,
-    )
+    how: dict[str, Any] = {"budget": budget, "preset": preset, "seed": seed, "backbone": backbone, "decoder": decoder}
+    how |= {"device": device, "resume": resume}
+    if cluster is None:
+        from ..training import train as train_here
+
+        world = train_here(data, folder, **how)
+    else:
+        from ..cluster import train as train_there
+
+        how |= {"workers": 2 if workers is None else workers, "shard": shard}
+        world = train_there(data, folder, address=cluster, **how)
     with suppress(DatasetError):  # episodes too short to go on alone in
         world.alarm = calibrate(world, Dataset(data), [Alarm().signal])
         world.save(folder)

@@ -1,4 +1,4 @@
-"""The same work on many machines (Ray, extra `ray`): serving by replicas behind a gateway, recordings, suites."""
+"""The same work on many machines (Ray, extra `ray`): replicas behind a gateway, recordings, training, suites."""
 
 from .fleet import Fleet, serve_cluster
 from .follow import Follower
@@ -7,6 +7,7 @@ from .placement import Load, Placement
 from .recording import record
 from .replica import Replica
 from .suite import RayJobs
+from .training import train
 
 __all__ = [
     "Berth",
@@ -20,4 +21,5 @@ __all__ = [
     "create_gateway",
     "record",
     "serve_cluster",
+    "train",
 ]

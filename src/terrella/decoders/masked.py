@@ -30,6 +30,7 @@ from torch import Tensor
 from ..errors import ConfigError, did_you_mean
 from ..nn.codes import by_digit, from_code, to_code
 from ..nn.latents import Noise, Predict
+from ..nn.noise import drawn
 from ..registry import register
 from .base import Decoder
 from .raster import Draw, jacobi, one_by_one
@@ -114,8 +115,8 @@ class Masked(Decoder):
         """Read the digits of frames, int64 `(B, T, N, G)`, and draw which are hidden in training, bool."""
         value = from_code(z_BTNZ, self.config.levels)
         flat, device = value.flatten(-2).shape, value.device
-        count = torch.rand(flat[:-1], generator=generator, device=device).mul(pi / 2).cos().mul(flat[-1]).ceil()
-        order = torch.rand(flat, generator=generator, device=device).argsort(-1).argsort(-1)
+        count = drawn(torch.rand, flat[:-1], generator, device=device).mul(pi / 2).cos().mul(flat[-1]).ceil()
+        order = drawn(torch.rand, flat, generator, device=device).argsort(-1).argsort(-1)
         return value, (order < count.clamp(min=1)[..., None]).view_as(value)
 
     def log_probs(self, predict: Predict, value: Tensor, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

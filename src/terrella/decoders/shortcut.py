@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..nn.latents import Noise, Predict
-from ..nn.noise import chance
+from ..nn.noise import chance, drawn
 from ..registry import register
 from .base import Decoder
 
@@ -79,7 +79,7 @@ class Shortcut(Decoder):
         """See `Decoder.loss` and the module's equations."""
         batch, steps = z_BTNZ.shape[:2]
         device = z_BTNZ.device
-        draw = torch.rand(2, batch, steps, generator=generator, device=device)
+        draw = drawn(torch.rand, (2, batch, steps), generator, 1, device=device)
         levels = int(log2(self.config.finest))
         coarse = levels > 0 and progress >= self.config.warm and chance(generator) < self.config.coarse
         if coarse:
@@ -87,7 +87,7 @@ class Shortcut(Decoder):
         else:
             d = torch.full((batch, steps), 1 / self.config.finest, device=device)
         tau = torch.floor(draw[1] / d) * d
-        noise = torch.randn(z_BTNZ.shape, generator=generator, device=device, dtype=z_BTNZ.dtype)
+        noise = drawn(torch.randn, z_BTNZ.shape, generator, device=device, dtype=z_BTNZ.dtype)
         level = tau[..., None, None].to(z_BTNZ.dtype)
         noisy = (1 - level) * noise + level * z_BTNZ
         target = self._bootstrap(predict, noisy, tau, d) if coarse else z_BTNZ

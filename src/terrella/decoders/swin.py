@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..nn.latents import Predict, TokenSpec
-from ..nn.noise import chance
+from ..nn.noise import chance, drawn
 from ..nn.slabs import SlabSpec
 from ..nn.window import CHUNKS, Window
 from ..registry import register
@@ -160,7 +160,7 @@ class Swin(Decoder):
         plain = predict(None, None)
         slow = plain[:, held[:, 1 :: self.unit]].flatten(0, 1)  # what is expected where each chunk begins
         tau, counts = self._levels(len(z), generator, device)
-        noise = torch.randn(z.shape, generator=generator, device=device, dtype=z.dtype)
+        noise = drawn(torch.randn, z.shape, generator, device=device, dtype=z.dtype)
         level = tau[..., None, None].to(z.dtype)
         x = self.window((1 - level) * noise + level * z, tau, slow)
         error = (x.float() - z[:, 1:].float()).square().mean((-1, -2))
@@ -179,7 +179,7 @@ class Swin(Decoder):
 
     def _levels(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Draw levels `(count, U)` as sampling meets them, and which chunks' frames count, float `(count, U - 1)`."""
-        draw = torch.rand(4, count, generator=generator, device=device)
+        draw = drawn(torch.rand, (4, count), generator, 1, device=device)
         step, alone = (draw[0] * self.middle).floor(), draw[1] < FIRST
         older = torch.where(alone, (draw[2] * self.steps).floor(), step + self.middle) / self.steps
         newer = torch.where(alone, 0.0, step) / self.steps  # where it is alone, the older one reads no other

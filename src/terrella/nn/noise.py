@@ -8,6 +8,8 @@ Ref: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011 (the id
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,32 @@ class RowNoise:
         frames = torch.full_like(self.seeds, self.calls)
         self.calls += 1
         return keyed_normal(self.seeds, frames, self.purpose, like[0].numel()).view(like.shape).to(like.dtype)
+
+
+class Rows(torch.Generator):
+    """A random stream that several processes draw alike, each keeping the numbers of its own rows of a batch.
+
+    share: those rows, as `(first, last, of)`, before each batch. What is drawn with it by `drawn` is what one process
+    would have drawn for these rows; what is drawn with it otherwise is the same in all processes.
+    """
+
+    share: tuple[int, int, int] = (0, 1, 1)
+
+
+def drawn(
+    draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator, axis: int = 0, **how: Any
+) -> Tensor:
+    """Draw numbers for the rows of a batch, `draw(shape, generator=generator, **how)`.
+
+    axis: of `shape`, the one of rows, or of equally many numbers a row, one row after another. With `Rows` these are a
+    part of what is drawn for the whole batch.
+    """
+    if not isinstance(generator, Rows):
+        return draw(shape, generator=generator, **how)
+    first, last, count = generator.share
+    each = shape[axis] // (last - first)
+    whole = draw((*shape[:axis], each * count, *shape[axis + 1 :]), generator=generator, **how)
+    return whole.narrow(axis, each * first, shape[axis])
 
 
 def row_keys(rows: Tensor, seed: int | Tensor = 0) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..actions import columns
 from ..errors import ConfigError
 from ..nn.latents import TokenSpec
+from ..nn.noise import drawn
 from ..registry import register
 from ..spec import ActionSpec, StreamSpec
 from .base import Tokenizer
@@ -110,7 +111,7 @@ class Codes(Tokenizer):
     def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """Cross-entropy of the values, the mean over entries, with noise on the latents."""
         z = self.encode_raw(obs)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        noise = drawn(torch.randn, z.shape, generator, device=z.device)
         logits = self._logits(z + self.config.noise * noise).float().flatten(-3, -2)[..., self.where, :]
         return F.cross_entropy(logits.flatten(0, -2), self._classes(obs).flatten())
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..nn.conv import Conv3x3
 from ..nn.latents import TokenSpec
+from ..nn.noise import drawn
 from ..registry import register
 from ..spec import StreamSpec
 from .base import Tokenizer
@@ -109,7 +110,7 @@ class Conv(Tokenizer):
     def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error and a little absolute error, in units of the spread, with noise on the latents."""
         z = self.encode_raw(obs).float()
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        noise = drawn(torch.randn, z.shape, generator, device=z.device)
         error = (self.decode_raw(z + self.config.noise * noise).float() - obs.float() / 255) / self.spread
         small = F.relu(z.square() - 4).mean()  # latents of any size would drown the noise
         return error.square().mean() + 0.05 * error.abs().mean() + 1e-3 * small

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..nn.latents import TokenSpec
 from ..nn.layers import Narrow
+from ..nn.noise import drawn
 from ..registry import register
 from ..spec import StreamSpec
 from .base import Tokenizer
@@ -69,7 +70,7 @@ class Vector(Tokenizer):
     def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error in standard deviations, with a little noise on the latents."""
         z = self.encode_raw(obs)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        noise = drawn(torch.randn, z.shape, generator, device=z.device)
         x = self.decode_raw(z + self.config.noise * noise)
         return ((x - obs.float()) / self.deviation).square().mean()
 

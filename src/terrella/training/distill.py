@@ -34,7 +34,8 @@ from .further import clips_of, finished, opened, train_further
 from .presets import TrainingConfig
 from .rollouts import Batch
 from .self_fed import levels, spoilt
-from .steps import Loss, Steps
+from .steps import Steps
+from .team import Loss
 
 PHASE = "distill"
 

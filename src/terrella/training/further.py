@@ -17,7 +17,8 @@ from .budget import Budget
 from .checkpoint import require_unfinished
 from .journal import Journal
 from .optim import Optimizer
-from .steps import Learner, Loss, Steps
+from .steps import Learner, Steps
+from .team import Loss
 
 Objective = Callable[[World, Steps], Loss]
 """`(the world that learns, its steps) -> loss`."""

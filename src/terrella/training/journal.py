@@ -22,10 +22,13 @@ Report = Callable[[int, float, Mapping[str, Tensor]], None]
 
 
 class Journal:
-    """Shows and logs progress; use as a context manager. Silent when `show` is false; no logs without a folder."""
+    """Shows and logs progress; use as a context manager. Silent when `show` is false; no logs without a folder.
 
-    def __init__(self, out: str | Path | None, show: bool):
-        self.console = Console(stderr=True, quiet=not show)
+    show: whether, or the console to show it on.
+    """
+
+    def __init__(self, out: str | Path | None, show: bool | Console):
+        self.console = show if isinstance(show, Console) else Console(stderr=True, quiet=not show)
         self.bars = bars.Progress(
             bars.TextColumn("{task.description:<10}"),
             bars.BarColumn(),

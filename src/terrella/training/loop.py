@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from ..config import to_json
@@ -20,6 +21,7 @@ from ..data.episode import Clips
 from ..data.sentences import count_sentences
 from ..errors import ConfigError, DatasetError
 from ..nn.spectral import SpectralBound
+from ..spec import WorldSpec
 from ..world import World, WorldConfig
 from .budget import Budget
 from .checkpoint import require_unfinished
@@ -29,7 +31,9 @@ from .material import LatentClips, encode_episodes
 from .objective import clip_loss
 from .optim import Optimizer
 from .presets import MAPS, TrainingConfig, pick, training_config, world_config
+from .sharding import gathered, require_rows
 from .steps import Learner, Steps
+from .team import Team, require_shares, spread
 from .tokenizing import fit_tokenizers, shares
 
 HELD_OUT_CLIPS = 32
@@ -49,7 +53,8 @@ def train(
     device: str | torch.device | None = None,
     name: str | None = None,
     resume: bool = True,
-    progress: bool = True,
+    progress: bool | Console = True,
+    team: Team = Team(),  # noqa: B008  (frozen)
 ) -> World:
     """Train a world on a dataset.
 
@@ -57,22 +62,18 @@ def train(
     `5000steps`. preset: `tiny`, `small`, `base`, or `auto`, which follows budget and device. backbone, decoder:
     in place of the preset's. config, training: replace the preset's parts or recipe. resume: continue from `out`'s
     checkpoint; with a budget in steps the weights come out as if training had never stopped. Without `resume`, training
-    begins anew and replaces what is in `out`.
+    begins anew and replaces what is in `out`. progress: whether to show it, or on which console. team: which of several
+    processes this is, all of which make the same call and reach the same folder (`terrella.cluster.train` begins them).
 
     Raises `DatasetError`, `ConfigError`, `UnknownName`, and `TrainingError`, also when `out` holds a finished world.
     """
     if out and resume:
         require_unfinished(Path(out))
-    if config is not None and (decoder or backbone):
-        raise ConfigError(
-            f"config is given beside backbone={backbone!r} and decoder={decoder!r}; name them in the config alone."
-        )
     data = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     whole = Budget.parse(budget)
-    size = pick(preset, whole, where)
-    parts = config or world_config(size, data.spec, decoder, backbone)
-    recipe = training or training_config(size, backbone, parts.decoder.name, data.spec)
+    size, parts, recipe = chosen(data.spec, whole, where, preset, backbone, decoder, config, training)
+    require_shares(recipe, team.workers, team.shard)
     with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as it was
         torch.manual_seed(seed)
         world = World(data.spec, parts, name or Path(out or "world").name).to(where)
@@ -84,21 +85,43 @@ def train(
         "dataset": {"fingerprint": data.fingerprint, "episodes": len(data), "steps": data.steps},
         "device": where.type,
     }
-    run = _Run(world, recipe, whole, seed, where, Path(out) if out else None, Journal(out, progress), about)
+    journal = Journal(out, progress) if team.leads else Journal(None, False)
+    run = _Run(world, recipe, whole, seed, where, Path(out) if out else None, journal, about, team)
     with run.journal:
         if resume:
             run.steps.resume()
         with run.steps.interruptible():
             run.train_tokenizers(data)
             run.train_backbone(data)
+    world = run.world_whole()
     world.record = {**about, "torch": torch.__version__, **run.steps.record}
     world.starts = _openings(data, recipe.seen) if recipe.blind else recorded_starts(data)
     world.sentences = _commonest_sentences(data)
     world.eval().requires_grad_(False)
-    if out:
+    if out and team.leads:
         world.save(out)
         (Path(out) / "checkpoint.safetensors").unlink(missing_ok=True)
     return world
+
+
+def chosen(
+    spec: WorldSpec,
+    budget: Budget,
+    device: torch.device,
+    preset: str = "auto",
+    backbone: str | None = None,
+    decoder: str | None = None,
+    config: WorldConfig | None = None,
+    training: TrainingConfig | None = None,
+) -> tuple[str, WorldConfig, TrainingConfig]:
+    """Choose what `train` trains: the size's name, the parts of the world, the recipe; raises as `train` does."""
+    if config is not None and (decoder or backbone):
+        raise ConfigError(
+            f"config is given beside backbone={backbone!r} and decoder={decoder!r}; name them in the config alone."
+        )
+    size = pick(preset, budget, device)
+    parts = config or world_config(size, spec, decoder, backbone)
+    return size, parts, training or training_config(size, backbone, parts.decoder.name, spec)
 
 
 def recorded_starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
@@ -188,14 +211,18 @@ class _Run:
         out: Path | None,
         journal: Journal,
         about: dict[str, Any],
+        team: Team,
     ):
         _require_frames(world, config)
         _require_plain(world, config)
         require_still(world, config)
+        if team.shard:
+            require_rows(nn.ModuleDict({"dynamics": world.dynamics, "decoder": world.decoder}))
         self.world, self.config, self.seed, self.device, self.journal = world, config, seed, device, journal
         self.budgets = dict(zip(("tokenizer", "dynamics"), shares(world, config, budget)))
         self.errors = ErrorBuffer(world.tokens, device) if config.recycled else None
         self.bound = _bound(world, config.spectral)
+        self.team = team
         self.steps = Steps(
             world,
             self._learner,
@@ -207,6 +234,7 @@ class _Run:
             checkpoint=out / "checkpoint.safetensors" if out else None,
             every=config.checkpoint_seconds,
             kept={} if self.errors is None else {"errors": self.errors},
+            team=team,
         )
 
     def _learner(self, phase: str) -> Learner:
@@ -214,8 +242,17 @@ class _Run:
         part = self.world.dynamics if last else self.world.tokenizers
         if last and any(True for _ in self.world.decoder.parameters()):
             part = nn.ModuleDict({"dynamics": self.world.dynamics, "decoder": self.world.decoder})
+        over = spread(part, self.team, shard=last)
         optimizer = Optimizer(part, c.lr if last else c.tokenizer_lr, c.weight_decay, c.clip_norm, muon=last)
-        return Learner(part, optimizer, c.average, self.bound.hold if last and self.bound else None)
+        return Learner(part, optimizer, c.average, self.bound.hold if last and self.bound else None, over)
+
+    def world_whole(self) -> World:
+        """The world, whose backbone may be spread over workers in shards."""
+        if not self.team.shard:
+            return self.world
+        whole = World(self.world.spec, self.world.config, self.world.name).to(self.device)
+        whole.load_state_dict(gathered(self.world.state_dict()))
+        return whole
 
     # the two phases
 
@@ -246,7 +283,7 @@ class _Run:
                 return clip_loss(self.world, c, *source.sample(HELD_OUT_CLIPS, generator, self.device), 0.0, kept)
             progress = self.budgets["dynamics"].progress(steps.step, steps.seconds)
             count, frames = c.clips_at(progress)
-            batch = source.sample(count, generator, self.device, frames)
+            batch = source.sample(steps.share(count), generator, self.device, frames)
             return clip_loss(self.world, c, *batch, progress, steps.generator, self.errors)
 
         steps.run(self.budgets["dynamics"], loss)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..data.index import Split
 from ..errors import TrainingError
+from ..nn.noise import drawn
 from ..world import World
 
 POOL_FRAMES = 16_384
@@ -66,10 +68,10 @@ class LatentClips:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw clips of `length + 1` frames, or pieces of them: z `(B, T, N, Z)`, action `(B, T, W)`, reward and end
         `(B, T)`."""
-        first = self.starts[torch.randint(len(self.starts), (batch,), generator=generator)]
+        first = self.starts[drawn(partial(torch.randint, len(self.starts)), (batch,), generator)]
         most = self.length + 1
         if frames is not None and frames < most:
-            first, most = first + torch.randint(most - frames + 1, (batch,), generator=generator), frames
+            first, most = first + drawn(partial(torch.randint, most - frames + 1), (batch,), generator), frames
         index = first[:, None] + torch.arange(most)
         action = self.action[index]
         action[:, 0] = torch.nan  # a clip begins as a session does: with no action behind it

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..nn.latents import Predict
-from ..nn.noise import chance
+from ..nn.noise import chance, drawn
 from ..world import World
 from .error_buffer import ErrorBuffer, recycled_past
 from .presets import TrainingConfig
@@ -49,7 +49,7 @@ def clip_loss(
     frames = z_BTNZ.shape[1]
     first = min(max(1, config.seen * frames // (config.length + 1)), frames - 1) if blind else 1
     if config.action_dropout:  # for each frame by itself: the past goes on telling which actions there were
-        withheld = torch.rand(action_BTW.shape[:2], generator=generator, device=action_BTW.device)
+        withheld = drawn(torch.rand, action_BTW.shape[:2], generator, device=action_BTW.device)
         action_BTW = action_BTW.masked_fill((withheld < config.action_dropout)[..., None], torch.nan)
     noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
     scored = 1 if config.score_seen else first

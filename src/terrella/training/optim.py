@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from .sharding import ShardedMuon, in_shards, like_shards
 
 
 class Optimizer:
@@ -39,9 +40,11 @@ class Optimizer:
             adam = AdamAtan2 if atan2 else torch.optim.AdamW
             self.parts.append(adam(rest, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.95)))
         if matrices:
-            self.parts.append(
-                torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            whole: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+            if in_shards(matrices[0]):
+                self.parts.append(ShardedMuon(matrices, **whole))
+            else:
+                self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **whole))
         self.rates = [group["lr"] for part in self.parts for group in part.param_groups]
         self.clip_norm = clip_norm
 
@@ -74,7 +77,7 @@ class Optimizer:
             i, j, key = name.split("/")
             part = self.parts[int(i)]
             p = _members(part)[int(j)]
-            part.state[p][key] = value.clone() if key == "step" else value.to(p.device).clone()
+            part.state[p][key] = value.clone() if key == "step" else like_shards(value.to(p.device).clone(), p)
 
 
 class AdamAtan2(torch.optim.Optimizer):
@@ -127,6 +130,11 @@ class Average:
         weight = max(1 / (step + 1), 1 / (self.share * step + 10))
         for name, value in self._live() if self.share else ():
             self.shadow[name].lerp_(value, weight)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the average of a checkpoint back."""
+        live = dict(self._live())
+        self.shadow = {k: like_shards(v.to(live[k].device), live[k]) for k, v in tensors.items()}
 
     @torch.no_grad()
     def exchange(self) -> None:

@@ -34,7 +34,8 @@ from .grpo import grpo_loss
 from .objective import clip_loss
 from .presets import TrainingConfig
 from .rollouts import Batch, errors, measure, roll, scales
-from .steps import Loss, Steps
+from .steps import Steps
+from .team import Loss
 
 PHASE = "posttrain"
 

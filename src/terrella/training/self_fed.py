@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..nn.noise import chance
+from ..nn.noise import chance, drawn
 from ..world import World
 from .presets import TrainingConfig
 
@@ -33,8 +33,8 @@ def spoilt(z: Tensor, tau_BT: Tensor, noise: Tensor) -> Tensor:
 
 def levels(z: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw a signal level for each frame, from `1 - most` to 1, and noise of the shape of `z`."""
-    tau = 1 - most * torch.rand(z.shape[:2], generator=generator, device=z.device)
-    return tau, torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+    tau = 1 - most * drawn(torch.rand, z.shape[:2], generator, device=z.device)
+    return tau, drawn(torch.randn, z.shape, generator, device=z.device, dtype=z.dtype)
 
 
 @torch.no_grad()
@@ -43,12 +43,12 @@ def own_past(
 ) -> Tensor:
     """Replace frames of clips by the world's own, `config.self_fed_depth` deep; the first one stays recorded."""
     tau, fog = levels(z_BTNZ, config.context_noise, generator)
-    noise = torch.randn(z_BTNZ.shape, generator=generator, device=z_BTNZ.device, dtype=z_BTNZ.dtype)
+    noise = drawn(torch.randn, z_BTNZ.shape, generator, device=z_BTNZ.device, dtype=z_BTNZ.dtype)
     if config.self_fed_depth > 1:
         since = 1 + int(chance(generator) * (z_BTNZ.shape[1] - 1))
         return rolled_out(world, z_BTNZ, action_BTW, tau, fog, noise, since, config.self_fed_depth)
     dreamed = one_step(world, z_BTNZ, action_BTW, tau, fog, noise)
-    real = torch.rand(*z_BTNZ.shape[:2], 1, 1, generator=generator, device=z_BTNZ.device) < KEEP
+    real = drawn(torch.rand, (*z_BTNZ.shape[:2], 1, 1), generator, device=z_BTNZ.device) < KEEP
     real[:, 0] = True
     return torch.where(real, z_BTNZ, dreamed)
 

@@ -14,23 +14,25 @@ from torch import Tensor, nn
 
 from ..config import to_json
 from ..errors import TrainingError
+from ..nn.noise import Rows
 from .budget import Budget
 from .checkpoint import load_checkpoint, save_checkpoint, unbroken
 from .journal import Journal
 from .optim import Average, Optimizer
-
-Loss = Callable[[bool], tuple[Tensor, dict[str, Tensor]]]
-"""`held_out -> (loss, parts)`: of the next batch, or of data that is never trained on (always the same)."""
+from .sharding import gathered
+from .team import Loss, Spread, Team
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns in a phase, and how. average: see `Average`. after: called after each step of the optimiser."""
+    """What learns in a phase, and how. average: see `Average`. after: called after each step of the optimiser. spread:
+    over whom, where several processes train."""
 
     module: nn.Module
     optimizer: Optimizer
     average: float = 0.05
     after: Callable[[], None] | None = None
+    spread: Spread | None = None
 
 
 class Kept(Protocol):
@@ -50,7 +52,8 @@ class Steps:
 
     whole: whose weights a checkpoint holds. learner: makes what learns in a phase, from a fresh start. about: JSON
     values that a checkpoint must agree with to be gone on from. device: of noise. checkpoint: its file, or None. every:
-    seconds between checkpoints. kept: what a checkpoint holds besides, by name.
+    seconds between checkpoints. kept: what a checkpoint holds besides, by name. team: who trains; of several processes,
+    the first alone writes.
 
     generator, order: the random streams, on the device and for which data. step, seconds: of this phase. record: what
     came of it, by name.
@@ -69,14 +72,17 @@ class Steps:
         checkpoint: Path | None = None,
         every: float = 60.0,
         kept: Mapping[str, Kept] | None = None,
+        team: Team = Team(),  # noqa: B008  (frozen)
     ):
         self.whole, self.make, self.device, self.journal = whole, learner, device, journal
         self.about, self.checkpoint, self.every, self.kept = about, checkpoint, every, kept or {}
-        if checkpoint:
+        self.team = team
+        if checkpoint and team.leads:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
         self.record: dict[str, Any] = {}
-        self.generator = torch.Generator(device=device).manual_seed(seed)
-        self.order = torch.Generator().manual_seed(seed)
+        self.generator = team.stream(device, seed)
+        self.order = team.stream(torch.device("cpu"), seed)
+        self.rows = (0, 1, 1)
         self.between_steps = False  # whether weights, averages and counts belong together, so that `save` makes sense
         self.begin(phase)
 
@@ -86,12 +92,25 @@ class Steps:
         self.learner = self.make(phase)
         self.average = Average(self.learner.module, self.learner.average)
 
+    def share(self, count: int) -> int:
+        """Divide a batch of so many rows among the team; returns how many are drawn here."""
+        self._shared(self.team.rows(count))
+        first, last, _ = self.rows
+        return last - first
+
+    def _shared(self, rows: tuple[int, int, int]) -> None:
+        self.rows = rows
+        for stream in (self.generator, self.order):
+            if isinstance(stream, Rows):
+                stream.share = rows
+
     def run(self, budget: Budget, loss: Loss) -> None:
         """Step until the budget of this phase is spent, then put the average of weights in place.
 
         Records `<phase>_held_out`, `_seconds` and `_steps`. Raises `TrainingError` where the loss is not finite.
         """
-        phase, module, after = self.phase, self.learner.module, self.learner.after
+        phase, module, after, team = self.phase, self.learner.module, self.learner.after, self.team
+        loss = loss if self.learner.spread is None else self.learner.spread.bound(loss)
         saved = clock = time.monotonic()
         module.train()
         self.between_steps = True
@@ -99,21 +118,24 @@ class Steps:
             while budget.progress(self.step, self.seconds) < 1:
                 with unbroken():
                     with self.precision():
-                        value, parts = loss(False)
+                        value, parts = team.whole(*loss(False), self.rows)
                     self.learner.optimizer.step(value, self.step, budget.progress(self.step, self.seconds))
                     if after is not None:
                         after()
                     self.step += 1
                     self.average.update(self.step)
                     now = time.monotonic()
-                    self.seconds, clock = self.seconds + now - clock, now
+                    passed, clock = self.seconds + now - clock, now
+                    self.seconds, due, stop = team.agree(passed, now - saved > self.every, team.stop())
                     report(self.step, self.seconds, {"loss": value.detach(), **parts})
                     if self.step % 250 == 0:
                         self.record[f"{phase}_held_out"] = self._held_out(loss)
                         self.journal.held_out(phase, self.step, self.record[f"{phase}_held_out"])
-                    if now - saved > self.every:
+                    if due:
                         self.save()
                         saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
         self.between_steps = False
         self.average.exchange()
         self.average = Average(module, self.learner.average)
@@ -126,6 +148,7 @@ class Steps:
     @torch.no_grad()
     def _held_out(self, loss: Loss) -> float:
         kept = self.generator.get_state()
+        self._shared((0, 1, 1))  # every worker looks at all of it
         with self.precision():
             value = float(loss(True)[0])
         self.generator.set_state(kept)  # looking changes nothing
@@ -160,13 +183,28 @@ class Steps:
             "random": {"device": self.generator.get_state(), "index": self.order.get_state()},
             **{name: part.tensors() for name, part in self.kept.items()},
         }
+        if self.team.shard:
+            groups = {name: gathered(tensors, self.team.leads) for name, tensors in groups.items()}
+        if not self.team.leads:
+            return
         about = {"phase": self.phase, "step": self.step, "seconds": self.seconds, "record": self.record}
         save_checkpoint(self.checkpoint, groups, {**about, "about": to_json(self.about)})
 
     def resume(self) -> None:
         """Take up where the checkpoint stands, if there is one; raises `TrainingError` if it is of another run."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return
+        there = self.checkpoint is not None and self.checkpoint.exists()
+        if there:
+            self._load()
+        if not self.team.same(self.step + 0.5 * there):
+            raise TrainingError(
+                f"workers do not find the same checkpoint at {self.checkpoint}; train into a folder that all machines "
+                "share."
+            )
+        if there:
+            self.journal.say(f"resumed {self.phase} at step {self.step}")
+
+    def _load(self) -> None:
+        assert self.checkpoint is not None
         groups, kept = load_checkpoint(self.checkpoint)
         theirs = kept.get("about", {})
         for key, mine in to_json(self.about).items():
@@ -179,9 +217,8 @@ class Steps:
         self.begin(kept["phase"])
         self.step, self.seconds, self.record = kept["step"], kept["seconds"], kept["record"]
         self.learner.optimizer.load(groups.get("optimizer", {}))
-        self.average.shadow = {k: v.to(self.device) for k, v in groups.get("average", {}).items()}
+        self.average.load(groups.get("average", {}))
         for name, part in self.kept.items():
             part.load(groups[name])
         self.generator.set_state(groups["random"]["device"])
         self.order.set_state(groups["random"]["index"])
-        self.journal.say(f"resumed {self.phase} at step {self.step}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..data import Dataset
 from ..data.index import Split
+from ..nn.noise import drawn
 from ..tokenizers import Tokenizer
 from ..world import World
 from .budget import Budget
@@ -47,10 +50,10 @@ def fit_tokenizers(
 
     def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
         source = test if held_out else pool
-        count = len(next(iter(test.values()))) if held_out else frames
-        pick = (
-            torch.arange(count) if held_out else torch.randint(frames, (config.tokenizer_batch,), generator=steps.order)
-        )
+        if held_out:
+            pick = torch.arange(len(next(iter(test.values()))))
+        else:
+            pick = drawn(partial(torch.randint, frames), (steps.share(config.tokenizer_batch),), steps.order)
         total = torch.zeros((), device=steps.device)
         for stream, tokenizer in tokenizers.items():
             total = total + tokenizer.loss(source[stream][pick].to(steps.device), steps.generator)
