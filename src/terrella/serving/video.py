@@ -21,7 +21,7 @@ from .header import H264_DELTA, H264_KEY, Header
 
 log = logging.getLogger("terrella.serving")
 KEY_EVERY = 32  # frames; whoever looks back has to decode so many at most
-CRF = 18  # of x264: about as like the frame as JPEG of the server's quality
+CRF = 18  # of x264: about as like the frame as JPEG of the server's quality, where not all of it moves
 OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": str(CRF), "forced-idr": "1"}
 BT709, SRGB, BT601 = 1, 13, 6  # primaries, curve and matrix, those of JPEG; else browsers guess by the size
 
