@@ -661,7 +661,7 @@ def test_sessions_go_on_with_a_new_server_and_show_their_company(
         page.wait_for_timeout(500)
         at = frame(page)
     page.wait_for_selector("#reconnecting")
-    with serving(car, int(url.rstrip("/").rsplit(":", 1)[1]), truth=False, keep=tmp_path, batch=2):
+    with serving(car, int(url.rstrip("/").rsplit(":", 1)[1]), truth=False, keep=tmp_path, batch=2, admit=False):
         until(page, "() => document.querySelectorAll('.pane').length === 2")
         at_least(page, at)
         assert frame(page) == at

@@ -138,7 +138,7 @@ def test_fork_rewind_reset_and_snapshot(address: str) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 def test_plans_bring_what_carrying_them_out_brings(exact: bool) -> None:
     plans = [WALK[i : i + 5] for i in range(7)]
-    with running({"car": tiny(CAR), "pendulum": tiny(PENDULUM)}, QUICK, batch=3, exact=exact) as url:
+    with running({"car": tiny(CAR), "pendulum": tiny(PENDULUM)}, QUICK, batch=3, exact=exact, admit=False) as url:
         session = begin(url, seed=5)
         frames = step(url, session, WALK[:6])
         answer = ask(url, session, "evaluate", plans=plans, last=True)["futures"]

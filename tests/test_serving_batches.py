@@ -244,24 +244,27 @@ def test_one_failing_session_does_not_take_the_others_along(monkeypatch: Any) ->
     assert "not finite" in said[1][-1][-1]
 
 
-def play(url: str, frames: int, fps: float, seen: list[dict[str, Any]]) -> None:
+def play(url: str, frames: int, fps: float, after: float, ready: threading.Barrier, seen: list[dict[str, Any]]) -> None:
     with Client(url) as client:
         number, _ = client.open("car", truth=False)
         client.send("set", session=number, fps=fps, stop_at_end=False)
+        ready.wait(30)  # however long it took to come in
+        time.sleep(after)
         client.send("resume", session=number)
         while len(seen) < frames:
             seen.append(client.until("tick"))
 
 
 def test_people_are_stepped_together() -> None:
-    with running({"car": tiny(CAR)}, batch=4, exact=True) as url:
+    with running({"car": tiny(CAR)}, batch=4, exact=True, admit=False) as url:
         seen: list[list[dict[str, Any]]] = [[] for _ in range(3)]
+        ready = threading.Barrier(3)
         threads = [
-            threading.Thread(target=play, args=(url, 25, fps, ticks)) for fps, ticks in zip((15.0, 15.0, 30.0), seen)
+            threading.Thread(target=play, args=(url, 25, fps, 0.1 * i, ready, seen[i]))
+            for i, fps in enumerate((15.0, 15.0, 30.0))
         ]
         for thread in threads:
             thread.start()
-            time.sleep(0.1)
         for thread in threads:
             thread.join(30)
         assert max(tick["together"] for tick in seen[0]) >= 2
