@@ -436,7 +436,8 @@ from terrella.cluster import Fleet, Gateway, create_gateway
 from terrella.serving import create_server
 from terrella.serving.limits import Limits
 world, store = sys.argv[1:]
-fleet = Fleet({"car": world}, store, batch=2, exact=True, admit=False, truth=False, limits=Limits(messages_per_second=2000))
+limits = Limits(messages_per_second=2000)
+fleet = Fleet({"car": world}, store, batch=2, exact=True, admit=False, truth=False, limits=limits)
 with fleet:
     server = create_server(create_gateway(Gateway(fleet, store)), port=0)
     socket = server.config.bind_socket()
