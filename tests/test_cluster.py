@@ -22,10 +22,10 @@ from test_page import at_least, browser, frame, listening, opened  # noqa: F401 
 from test_serving import CAR, LEFT, QUICK, REST, RIGHT, WALK, same, tiny
 
 from terrella.cli.main import main
-from terrella.cluster import Berth, Fleet, Follower, Gateway, Load, Placement, Replica, create_gateway
+from terrella.cluster import Berth, Fleet, Gateway, Load, Placement, Replica, create_gateway
 from terrella.cluster.placement import OVER, crowded
 from terrella.errors import MissingExtra, ServerFull, ServingError
-from terrella.serving import create_server
+from terrella.serving import Follower, create_server
 from terrella.serving.audit import audit
 from terrella.serving.catalogue import Served
 from terrella.serving.keeper import Keeper

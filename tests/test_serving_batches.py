@@ -19,7 +19,6 @@ from terrella.errors import ConfigError, ServingError, WorldError
 from terrella.serving import create_app
 from terrella.serving.admission import cover, fits, refusal
 from terrella.serving.catalogue import Served
-from terrella.serving.client import Client as Seat
 from terrella.serving.curve import BatchCurve
 from terrella.serving.dispatch import Dispatcher
 from terrella.serving.limits import Limits
@@ -28,6 +27,7 @@ from terrella.serving.protocol import Action
 from terrella.serving.scheduler import choose
 from terrella.serving.session import Session, advance_together
 from terrella.serving.slots import Slots
+from terrella.serving.visitor import Client as Seat
 
 SEEN = 3  # frames a start of these worlds has seen
 GREY, NUMBER = 2, 1e-4  # how far rounding may carry eight frames of these worlds: grey levels, vectors

@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 from test_serving import PENDULUM, QUICK, Client, hosting, running, tiny
 
-from terrella.cluster.follow import Follower
 from terrella.errors import ServingError
-from terrella.serving import create_app, video
+from terrella.serving import Follower, create_app, video
 from terrella.serving.connection import Connection
 from terrella.serving.frames import choose_codecs, encode, list_codecs, parts
 from terrella.serving.header import H264_DELTA, H264_KEY, JPEG, TRUE, VECTOR, WEBP, Header

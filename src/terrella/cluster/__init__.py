@@ -1,7 +1,6 @@
 """The same work on many machines (Ray, extra `ray`): replicas behind a gateway, recordings, training, suites."""
 
 from .fleet import Fleet, serve_cluster
-from .follow import Follower
 from .gateway import Berth, Gateway, create_gateway
 from .placement import Load, Placement
 from .recording import record
@@ -12,7 +11,6 @@ from .training import train
 __all__ = [
     "Berth",
     "Fleet",
-    "Follower",
     "Gateway",
     "Load",
     "Placement",

@@ -13,12 +13,12 @@ from typing import Any
 from ..errors import ServingError, TerrellaError
 from ..serving import create_app, create_server
 from ..serving.admission import share
-from ..serving.client import Client
 from ..serving.dispatch import Dispatcher
 from ..serving.guard import check_binding, is_loopback, same_token
 from ..serving.keeper import Keeper
 from ..serving.limits import Limits
 from ..serving.protocol import Moved, dump
+from ..serving.visitor import Client
 from .placement import Load
 
 WAIT = 1.0  # seconds for an engine that is in the middle of something; it counts as loaded as it was

@@ -1,99 +1,153 @@
-"""A connection as the engine thread sees it, and what it tells of how a frame was made."""
+"""A small client of the socket for programs, which stays with its session wherever that goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..spec import WorldSpec
-from . import frames
-from .player import Player
-from .protocol import Error, Tick, TrueTick, dump
+from ..errors import ServingError
+from .header import Header
+from .protocol import PROTOCOL
 
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
-@dataclass(frozen=True)
-class Made:
-    """How a frame was made: seconds it took, with how many sessions, and how long after its time it was there."""
-
-    seconds: float = 0.0
-    together: int = 1
-    lateness: float = 0.0
-    late: bool = False
-    replayed: bool = False
+BETWEEN = 0.2  # seconds between two attempts
 
 
-@dataclass(eq=False)
-class Client:
-    """One connection: `send` takes messages in order from the engine thread and never blocks.
+class Follower:
+    """One session on a server, or on a cluster. Where the connection is lost it goes on if sessions are kept.
 
-    most: sessions that it may have; 0 for as many as a connection. `refused` says why a client without a session got
-    none; its connection should end. `root` names the fork tree of the sessions that it opens, "" for a tree of their
-    own (see `moves`). `codecs` are those of its large images, and of all others. `shared` counts moments that it has
-    kept for others.
+    url: the socket of the server or gateway, `ws://.../ws`. token: the server's. patience: seconds for which a lost
+    session is looked for. codecs: as in `hello`; H.264 is for `terrella.serving.video.Decoder`, and begins anew after a
+    move. `open` or `reopen` first; `read` gives what comes, and answers frames with `ack`. Every `opened` that it gives
+    says that the session has moved; `moves` counts them. A clock that runs goes along, with what is held.
+    Raises `ServingError` where the server refuses, or the session is not found in time.
     """
 
-    send: Callable[[list[bytes | str]], None]
-    most: int = 0
-    root: str = ""
-    codecs: tuple[str, str] = ("jpeg", "jpeg")
-    players: dict[int, Player] = field(default_factory=dict)
-    last_number: int = 0
-    shared: int = 0
-    gone: bool = False
-    refused: str = ""
+    def __init__(
+        self, url: str, *, token: str | None = None, codecs: Sequence[str] = (), patience: float = 30.0
+    ) -> None:
+        self._home, self._patience = url, patience
+        self._hello = {"protocol": PROTOCOL, "token": token, "codecs": list(codecs)}
+        self._socket: ClientConnection | None = None
+        self._parts: list[tuple[Header, bytes]] = []
+        self._action: dict[str, Any] | None = None
+        self._running = False
+        self.opened: dict[str, Any] = {}
+        self.moves = 0
 
-    def number(self) -> int:
-        """A number for another session."""
+    def open(self, world: str, **fields: Any) -> dict[str, Any]:
+        """Begin a session; returns `opened`."""
+        return self._begin(None, {"type": "open", "world": world, **fields})
+
+    def reopen(self, token: str) -> dict[str, Any]:
+        """Go on with the session of a token; returns `opened`."""
+        return self._begin(token, {"type": "reopen", "token": token})
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Say something about the session. Only actions and the clock are said again on another replica."""
+        body = {"type": kind, "session": self.opened["session"], **fields}
+        self._action = body if kind == "action" else self._action
+        self._running = {"resume": True, "pause": False}.get(kind, self._running)
+        self._say(body)
+
+    def read(self, timeout: float = 20.0) -> dict[str, Any]:
+        """The next message; a `tick` has the `parts` of its frame, `(header, payload)` each.
+
+        Raises `TimeoutError` when nothing comes.
+        """
+        from websockets.exceptions import ConnectionClosed
+
         while True:
-            self.last_number = self.last_number % 255 + 1
-            if self.last_number not in self.players:
-                return self.last_number
+            try:
+                if self._socket is None:
+                    return self._again()
+                message = self._socket.recv(timeout)
+            except TimeoutError:  # which counts as an OSError
+                raise
+            except (ConnectionClosed, OSError):
+                self._socket = None
+                continue
+            if isinstance(message, bytes):
+                self._parts.append(Header.unpack(message))
+                continue
+            body = json.loads(message)
+            if body["type"] == "moved":
+                self._leave()
+                continue
+            if body["type"] == "tick":
+                body["parts"], self._parts = self._parts, []
+                self._say({k: body[k] for k in ("session", "epoch", "frame")} | {"type": "ack"})
+            return body
 
-    def drop(self, player: Player) -> None:
-        """Have a session no more, nor what encodes its pictures for this connection."""
-        self.players.pop(player.number, None)
-        if player.video is not None:
-            player.video.close()
+    def close(self) -> None:
+        """Leave; the session is kept as long as the server keeps sessions."""
+        self._leave()
 
-    def show(self, player: Player, made: Made, running: int) -> None:
-        """Send what a session shows at its present frame. running: sessions that run on this server."""
-        session, shot = player.session, player.session.shot
-        spec: WorldSpec = session.served.spec
-        true = shot.truth
-        tick = Tick(
-            session=player.number,
-            epoch=player.epoch,
-            frame=shot.frame,
-            oldest=session.oldest,
-            seq=player.seq,
-            reward=shot.reward,
-            score=shot.score,
-            end=shot.end,
-            ended=shot.ended,
-            replayed=made.replayed,
-            late=made.late,
-            step_ms=round(made.seconds * 1e3, 2),
-            late_ms=round(made.lateness * 1e3, 2),
-            together=made.together,
-            running=running,
-            truth=None if true is None else TrueTick(true.reward, true.score, true.ended, shot.gap),
-            said=shot.said,
-            possible=session.possible(always=made.replayed),
-        )
-        parts = frames.parts(
-            shot,
-            spec,
-            session.memory(),
-            codec=self.codecs[1],
-            video=player.video,
-            session=player.number,
-            epoch=player.epoch,
-            seq=player.seq,
-            gen_us=int(made.seconds * 1e6),
-            flags=frames.frame_flags(late=made.late, replayed=made.replayed),
-        )
-        player.in_flight.append((player.epoch, shot.frame))
-        self.send([*parts, dump(tick)])
-        if session.notice:
-            self.send([dump(Error("truth", session.notice, player.number))])
-            session.notice = ""
+    def _again(self) -> dict[str, Any]:
+        """Find the session, and have it as it was."""
+        until, token = time.monotonic() + self._patience, self.opened.get("token")
+        if token is None:
+            raise ServingError("the connection is lost, and this server keeps no sessions.")
+        while True:
+            try:
+                opened = self.reopen(token)
+                break
+            except (ServingError, OSError) as error:
+                self._leave()
+                if time.monotonic() > until:
+                    raise ServingError(f"the session was not found again in {self._patience:.0f} s: {error}") from error
+            time.sleep(BETWEEN)
+        self.moves += 1
+        if self._running:
+            if self._action is not None:
+                self._say(self._action | {"session": opened["session"]})
+            self._say({"type": "resume", "session": opened["session"]})
+        return opened
+
+    def _begin(self, token: str | None, request: dict[str, Any]) -> dict[str, Any]:
+        """Be led to a replica, and ask it."""
+        from websockets.exceptions import ConnectionClosed, InvalidMessage
+        from websockets.sync.client import connect
+
+        url: str | None = self._home
+        try:
+            while url is not None:
+                self._leave()
+                self._socket = connect(url, max_size=None, compression=None, open_timeout=5, close_timeout=1)
+                self._say({"type": "hello", **self._hello, "resume": token})
+                answer = self._heard("welcome", "moved")
+                url = answer.get("url") if answer["type"] == "moved" else None
+            self._say(request)
+            self.opened = self._heard("opened")
+        except (ConnectionClosed, InvalidMessage, TimeoutError) as error:  # killed as it took the connection: no answer
+            raise ServingError(f"the server left before it answered: {error}") from error
+        return self.opened
+
+    def _heard(self, *kinds: str) -> dict[str, Any]:
+        assert self._socket is not None  # just made
+        while True:
+            message = self._socket.recv(20.0)
+            body = {} if isinstance(message, bytes) else json.loads(message)
+            if body.get("type") in kinds:
+                return body
+            if body.get("type") == "error":
+                raise ServingError(body["message"])
+
+    def _say(self, body: dict[str, Any]) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            if self._socket is not None:
+                self._socket.send(json.dumps(body))
+        except (ConnectionClosed, OSError):
+            self._socket = None  # `read` goes after it
+
+    def _leave(self) -> None:
+        self._parts = []
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -9,7 +9,6 @@ from collections import deque
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import ServingError
-from .client import Client
 from .frames import choose_codecs, list_codecs
 from .guard import same_token
 from .limits import Allowance, Limits
@@ -30,6 +29,7 @@ from .protocol import (
     parse,
 )
 from .scheduler import EngineThread
+from .visitor import Client
 
 log = logging.getLogger("terrella.serving")
 

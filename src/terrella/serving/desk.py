@@ -20,7 +20,6 @@ import numpy as np
 
 from ..actions import encode
 from ..errors import ActionError, ServingError, WorldError
-from .client import Client, Made
 from .dispatch import Dispatcher
 from .futures import Future, Futures
 from .header import Header
@@ -28,6 +27,7 @@ from .limits import Limits, client_address
 from .player import check_row
 from .protocol import Action, Close, Fork, Message, Open, Reopen, Reset, Rewind, Step
 from .scheduler import EngineThread
+from .visitor import Client, Made
 
 GONE = "this session is gone; another connection goes on with it, or it was closed."
 SNAPSHOT = "snap-"  # before the id of what is not stepped

@@ -15,7 +15,6 @@ import numpy as np
 from ..errors import ServerFull, ServingError, TerrellaError
 from .admission import Demand, refusal
 from .catalogue import Catalogue
-from .client import Client, Made
 from .curve import BatchCurve
 from .guard import same_token
 from .keeper import Keeper
@@ -46,6 +45,7 @@ from .protocol import (
 from .session import advance_together
 from .tiers import Tiers
 from .video import Studio, Video
+from .visitor import Client, Made
 
 if TYPE_CHECKING:
     from .metrics import Metrics

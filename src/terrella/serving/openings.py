@@ -12,7 +12,6 @@ from typing import Any
 
 from ..errors import ServingError
 from .catalogue import Catalogue, Served
-from .client import Client
 from .curve import BatchCurve
 from .journal import MOMENT
 from .keeper import Keeper
@@ -22,6 +21,7 @@ from .player import Player
 from .protocol import Open, Reopen
 from .session import Session
 from .truth import Truth
+from .visitor import Client
 
 log = logging.getLogger("terrella.serving")
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from .client import Client
 from .curve import BatchCurve
 from .dispatch import Dispatcher
 from .player import Player
 from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
+from .visitor import Client
 
 HEAVY = (Open, Reopen, Fork, Rewind, Reset, Sync, Step)
 C = TypeVar("C")
