@@ -155,7 +155,7 @@ def test_plans_bring_what_carrying_them_out_brings(exact: bool) -> None:
         kept = ask(url, session, "snapshot")
         assert ask(url, kept, "evaluate", plans=[[None]])["futures"][0]["last"] is None
         for body, status, word in (
-            ({"plans": [[LEFT], [LEFT, LEFT]]}, 422, "lengths"),
+            ({"plans": [[LEFT], [LEFT, LEFT]]}, 409, "lengths"),
             ({"plans": [[[7.0]]]}, 409, "ActionError"),
             ({"plans": []}, 422, "plans"),
             ({"plans": [[LEFT] * 17]}, 422, "plans"),

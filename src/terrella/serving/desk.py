@@ -121,7 +121,7 @@ class Desk:
     ) -> tuple[Held, list[Future]]:
         """Imagine plans from the present; the session, or the snapshot, stays as it is."""
         if len({len(plan) for plan in plans}) > 1:
-            raise Refusal(422, "invalid", "plans have different lengths; expected equally many actions in each.")
+            raise Refusal(409, "ActionError", "plans have different lengths; expected equally many actions in each.")
         held = await self._find(key, host)
         try:
             async with held.lock:
