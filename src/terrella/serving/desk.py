@@ -12,7 +12,8 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,19 +123,15 @@ class Desk:
         """Imagine plans from the present; the session, or the snapshot, stays as it is."""
         if len({len(plan) for plan in plans}) > 1:
             raise Refusal(409, "ActionError", "plans have different lengths; expected equally many actions in each.")
-        held = await self._find(key, host)
-        try:
-            async with held.lock:
-                rows = [[self._row(held, action) or self._idle(held) for action in plan] for plan in plans]
+        async with self._used(key, host) as held:
+            rows = [[self._row(held, action) or self._idle(held) for action in plan] for plan in plans]
+            try:
                 return held, await self._imagine(held, rows)
-        except (ServingError, WorldError) as error:
-            if isinstance(error, Refusal):
+            except Refusal:
                 raise
-            code = type(error).__name__
-            raise Refusal(STATUS.get(code, 409), code, str(error)) from error
-        finally:
-            if held.id != key:  # begun at a shared moment for this alone
-                await self.close(held.id, host)
+            except (ServingError, WorldError) as error:
+                code = type(error).__name__
+                raise Refusal(STATUS.get(code, 409), code, str(error)) from error
 
     async def change(
         self, key: str, host: str | None, message: type[Rewind] | type[Reset], value: int | None
@@ -152,13 +149,8 @@ class Desk:
         self, key: str, host: str | None, frame: int | None, *, snapshot: bool = False
     ) -> tuple[Held, Frame]:
         """Fork a session, a snapshot or a shared moment; into a `snapshot` if wanted."""
-        held = await self._find(key, host)
-        try:
-            async with held.lock:
-                return await self._begin(held.seat, Fork(held.number, frame), snapshot=snapshot)
-        finally:
-            if held.id != key:  # begun at a moment for this alone
-                await self.close(held.id, host)
+        async with self._used(key, host) as held:
+            return await self._begin(held.seat, Fork(held.number, frame), snapshot=snapshot)
 
     async def close(self, key: str, host: str | None) -> None:
         """End a session or drop a snapshot."""
@@ -214,6 +206,17 @@ class Desk:
         held.used = time.monotonic()
         return held
 
+    @asynccontextmanager
+    async def _used(self, key: str, host: str | None) -> AsyncIterator[Held]:
+        """A session to look at or to fork, nobody else's meanwhile; of a shared moment, one begun for this alone."""
+        held = await self._find(key, host)
+        try:
+            async with held.lock:
+                yield held
+        finally:
+            if held.id != key:
+                await self.close(held.id, host)
+
     async def _begin(
         self, seat: Seat, message: Open | Fork | Reopen, *, key: str = "", snapshot: bool = False
     ) -> tuple[Held, Frame]:
@@ -263,11 +266,10 @@ class Desk:
 
     def _idle(self, held: Held) -> tuple[float, ...]:
         """The row of doing nothing; raises `Refusal` where there is none."""
-        player = held.seat.client.players.get(held.number)
-        idle = None if player is None else player.session.served.spec.noop
+        idle = held.opened["about"]["noop"]
         if idle is None:
             raise Refusal(409, "ActionError", "this world has no idle action; a plan needs an action for each frame.")
-        return idle
+        return tuple(idle)
 
     def _one(self, held: Held, said: tuple[dict[str, Any] | None, list[Frame]]) -> Frame:
         """The last frame that was shown; raises `Refusal` where the session is gone."""
