@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,11 @@ def spoilt(rng: random.Random) -> tuple[str | bytes, int]:
     return said, 0
 
 
-def bystander(url: str, stop: threading.Event, seen: list[Any]) -> None:
-    """Somebody who plays all the while; every frame must come, in order."""
+def bystander(url: str, stop: threading.Event, seen: list[Any], watch: Future[str]) -> None:
+    """Somebody who plays all the while, and may be watched; every frame must come, in order."""
     with Client(url) as client:
         number, first = client.open("car", truth=False)
+        watch.set_result(client.opened["watch"])
         seen.append((first["frame"], first["parts"][0][1]))
         client.send("set", session=number, fps=10, stop_at_end=False)
         client.send("resume", session=number)
@@ -173,7 +175,7 @@ def count(url: str, name: str) -> float:
     return sum(map(float, lines))
 
 
-def abuse(url: str, messages: int, seed: int) -> dict[int, int]:
+def abuse(url: str, messages: int, seed: int, watch: str) -> dict[int, int]:
     """Send messages, most of them wrong; count the connections by close code, each of which must be the right one."""
     rng, codes, sent = random.Random(seed), dict[int, int](), 0
     while sent < messages:
@@ -182,6 +184,8 @@ def abuse(url: str, messages: int, seed: int) -> dict[int, int]:
             expected = 0
             if greeted and rng.random() < 0.5:
                 client.open("pole", truth=False)
+            if greeted and rng.random() < 0.3:
+                client.send("watch", token=watch)
             for _ in range(rng.randrange(1, 40)):
                 said, code = spoilt(rng)
                 if not greeted:  # whatever it is, it is no hello
@@ -209,10 +213,10 @@ def fuzz(messages: int, seed: int) -> None:
     world = tiny(CAR, "car")
     limits = replace(QUICK, sessions=64)
     with running({"car": world, "pole": tiny(POLE)}, limits, truth=False) as url:
-        stop, seen = threading.Event(), list[Any]()
-        other = threading.Thread(target=bystander, args=(url, stop, seen))
+        stop, seen, watch = threading.Event(), list[Any](), Future[str]()
+        other = threading.Thread(target=bystander, args=(url, stop, seen, watch))
         other.start()
-        codes = abuse(url, messages, seed)
+        codes = abuse(url, messages, seed, watch.result(20))
         stop.set()
         other.join(20)
         deadline = time.monotonic() + 10

@@ -25,7 +25,7 @@ from ..errors import ServerFull, ServingError
 from ..serving.app import STATIC
 from ..serving.guard import Guard
 from ..serving.limits import Limits
-from ..serving.moves import alive, locate, root_of
+from ..serving.moves import alive, is_watch, locate, root_of
 from ..serving.protocol import FULL, MOVED, POLICY, Error, Moved, dump, parse
 from .placement import Load, Placement, crowded
 
@@ -95,10 +95,16 @@ class Gateway:
         self.refresh()
 
     def place(self, resume: str | None = None) -> str:
-        """The address for a new session, or for the one with this token; raises `ServerFull`."""
+        """The address for a new session, or for the one with this token; raises `ServerFull`.
+
+        Who watches goes to where the session is, however full that is, and never makes it move.
+        """
         root, held = root_of(resume) if resume else secrets.token_hex(4), None
         if resume is not None and (held := locate(self._store, resume)) is not None and not self._lives(held):
             held = None
+        watches = resume is not None and is_watch(resume)
+        if watches and held in (berths := self.berths):
+            return berths[held].url
         with self._lock:
             while True:
                 loads = {name: berth.load for name, berth in self._berths.items()}
@@ -110,7 +116,7 @@ class Gateway:
                 del self._berths[placed.name]
             berth = self._berths[placed.name]
             self._berths[placed.name] = replace(berth, load=berth.load.plus())
-        if resume is not None and held is not None and placed.name != held and self._lives(held):
+        if resume is not None and not watches and held is not None and placed.name != held and self._lives(held):
             self._replicas.give_up(held, resume)
         log.info("a session of %s goes to %s (%s)", root, placed.name, placed.why)
         return f"{berth.url}?root={root}"

@@ -87,7 +87,7 @@ def create_api(thread: EngineThread, desk: Desk, catalogue: Catalogue, *, secure
     )
     api.add_exception_handler(Refusal, _refused)
     api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(HTTPException, _http)
+    api.add_exception_handler(HTTPException, http_problem)
     api.add_exception_handler(Exception, _failed)
 
     @api.get("/worlds")
@@ -174,6 +174,7 @@ def _host(request: Request) -> str | None:
 def _session(held: Held, frame: Frame) -> SessionShown:
     return SessionShown(
         id=held.id,
+        watch=held.opened["watch"],
         world=held.opened["world"],
         seed=held.opened["seed"],
         start=held.opened["start"],
@@ -238,7 +239,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return _problem(422, "invalid", "; ".join(said))
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def http_problem(request: Request, error: Exception) -> JSONResponse:
     """Paths and methods that there are not; `Allow` lists all methods of the path."""
     assert isinstance(error, HTTPException)
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}

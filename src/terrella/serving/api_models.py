@@ -109,9 +109,13 @@ class Shown(BaseModel):
 
 
 class SessionShown(BaseModel):
-    """A session, or a snapshot of one: whoever knows its id may use it. Rewinding reaches frames from `oldest` on."""
+    """A session, or a snapshot of one: whoever knows its id may use it. Rewinding reaches frames from `oldest` on.
+
+    Whoever knows `watch` may see it played: with `/#watch=...` the page shows every frame that is stepped.
+    """
 
     id: str
+    watch: str
     world: str
     seed: int
     start: Literal["environment", "recorded"]

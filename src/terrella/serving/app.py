@@ -76,12 +76,13 @@ def create_app(
     `batch` is less than 1, and what `Keeper` raises.
     """
     from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.routing import Mount, WebSocketRoute
     from starlette.staticfiles import StaticFiles
     from starlette.websockets import WebSocket
 
-    from .api import create_api
+    from .api import create_api, http_problem
     from .connection import Connection
     from .desk import Desk
     from .gate import Gate
@@ -153,6 +154,7 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
     )
+    app.add_exception_handler(HTTPException, http_problem)  # a path with a line break is no path of any mount
     app.state.thread, app.state.keeper = thread, keeper
     return app
 

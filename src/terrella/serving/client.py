@@ -22,8 +22,8 @@ class Follower:
 
     url: the socket of the server or gateway, `ws://.../ws`. token: the server's. patience: seconds for which a lost
     session is looked for. codecs: as in `hello`; H.264 is for `terrella.serving.video.Decoder`, and begins anew after a
-    move. `open` or `reopen` first; `read` gives what comes, and answers frames with `ack`. Every `opened` that it gives
-    says that the session has moved; `moves` counts them. A clock that runs goes along, with what is held.
+    move. `open`, `reopen` or `watch` first; `read` gives what comes, and answers frames with `ack`. Every `opened` that
+    it gives says that the session has moved; `moves` counts them. A clock that runs goes along, with what is held.
     Raises `ServingError` where the server refuses, or the session is not found in time.
     """
 
@@ -46,6 +46,10 @@ class Follower:
     def reopen(self, token: str) -> dict[str, Any]:
         """Go on with the session of a token; returns `opened`."""
         return self._begin(token, {"type": "reopen", "token": token})
+
+    def watch(self, token: str) -> dict[str, Any]:
+        """See what somebody plays, by `watch` of their `opened`; returns `opened`. Who leaves is awaited."""
+        return self._begin(token, {"type": "watch", "token": token})
 
     def send(self, kind: str, **fields: Any) -> None:
         """Say something about the session. Only actions and the clock are said again on another replica."""
@@ -75,7 +79,7 @@ class Follower:
                 self._parts.append(Header.unpack(message))
                 continue
             body = json.loads(message)
-            if body["type"] == "moved":
+            if body["type"] == "moved" or (body["type"] == "closed" and self.opened["watching"] and body["reason"]):
                 self._leave()
                 continue
             if body["type"] == "tick":
@@ -89,12 +93,13 @@ class Follower:
 
     def _again(self) -> dict[str, Any]:
         """Find the session, and have it as it was."""
-        until, token = time.monotonic() + self._patience, self.opened.get("token")
+        until, watching = time.monotonic() + self._patience, self.opened["watching"]
+        token = self.opened["watch" if watching else "token"]
         if token is None:
             raise ServingError("the connection is lost, and this server keeps no sessions.")
         while True:
             try:
-                opened = self.reopen(token)
+                opened = self.watch(token) if watching else self.reopen(token)
                 break
             except (ServingError, OSError) as error:
                 self._leave()

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from .header import Header
 from .limits import Limits, client_address
 from .player import check_row
 from .protocol import Action, Close, Fork, Message, Open, Reopen, Reset, Rewind, Step
+from .scene import Made
 from .scheduler import EngineThread
-from .visitor import Client, Made
+from .visitor import Client
 
 GONE = "this session is gone; another connection goes on with it, or it was closed."
 SNAPSHOT = "snap-"  # before the id of what is not stepped
@@ -186,7 +188,7 @@ class Desk:
         if address not in self._seats:
             inbox: list[bytes | str] = []
             most = min(255, self._limits.address_sessions if address else self._limits.sessions)
-            self._seats[address] = Seat(Client(inbox.extend, most), inbox)
+            self._seats[address] = Seat(Client(partial(_take, inbox), most), inbox)
         return self._seats[address]
 
     async def _find(self, key: str, host: str | None, *, stepped: bool = False) -> Held:
@@ -331,3 +333,8 @@ class Desk:
     def _forget(self, held: Held) -> None:
         if self._held.get(held.id) is held:  # not one that was reopened meanwhile
             del self._held[held.id]
+
+
+def _take(inbox: list[bytes | str], messages: Sequence[bytes | str]) -> None:
+    """Keep what may be an answer; a status comes unasked as well, such as when somebody begins to watch."""
+    inbox += [said for said in messages if isinstance(said, bytes) or not said.startswith('{"type":"status"')]

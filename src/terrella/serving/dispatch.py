@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ServerFull, ServingError, TerrellaError
 from .admission import Demand, refusal
+from .audience import Audience
 from .catalogue import Catalogue
 from .curve import BatchCurve
 from .guard import same_token
@@ -30,7 +32,6 @@ from .protocol import (
     Fork,
     Message,
     Open,
-    Opened,
     Pause,
     Reopen,
     Reset,
@@ -40,18 +41,21 @@ from .protocol import (
     Shared,
     Step,
     Sync,
+    Watch,
     dump,
 )
+from .scene import Made, Scene
 from .session import advance_together
 from .tiers import Tiers
 from .video import Studio, Video
-from .visitor import Client, Made
+from .visitor import Client
 
 if TYPE_CHECKING:
     from .metrics import Metrics
 
 log = logging.getLogger("terrella.serving")
 GRACE = 10.0  # seconds for which a stopped session still counts as one that runs
+LEFT = "nobody plays this session now."
 
 
 class Dispatcher:
@@ -78,6 +82,7 @@ class Dispatcher:
         self._keeper = keeper
         self.tiers = Tiers(limits, disk=keeper is not None)
         self.studio = Studio(limits.encoders)
+        self._audience = Audience(limits)
         self._limits = limits
         self.batch = batch
         self._clients: list[Client] = []
@@ -126,8 +131,10 @@ class Dispatcher:
             self._metrics.batch(first.served.name, seconds, [now - due_at for due_at in due], late)
 
     def show(self, client: Client, player: Player, made: Made) -> None:
-        """Send what a session shows at its present frame."""
-        client.show(player, made, sum(other.running for _, other in self.players()))
+        """Send what a session shows at its present frame, to all who see it."""
+        scene = Scene(player, made, self._running())
+        client.show(player, scene)
+        self._audience.show(player, scene)
 
     def handle(self, client: Client, message: Message | None) -> None:
         """Carry out one message, None for a client that is gone.
@@ -137,6 +144,8 @@ class Dispatcher:
         if message is None:
             for player in list(client.players.values()):
                 self.let_go(client, player)
+            for watched in list(client.watching):
+                self._unwatch(client, watched)
             if client in self._clients:
                 self._clients.remove(client)
             return
@@ -147,6 +156,10 @@ class Dispatcher:
                 self._open(client, message)
             elif isinstance(message, Reopen):
                 self._reopen(client, message)
+            elif isinstance(message, Watch):
+                self._watch(client, message)
+            elif number in client.watching:
+                self._observe(client, number, message)
             elif player is not None:
                 self._command(client, player, message)
             elif not isinstance(message, (Ack, Action, Close)):  # these may cross with the session's end
@@ -156,7 +169,8 @@ class Dispatcher:
                 client.refused = str(error)
             else:
                 client.send([dump(Error("full", str(error), number if player else None, req))])
-                client.send([] if player is None else [dump(player.status("full"))])
+                if player is not None:
+                    self._tell(client, player, "full")
         except TerrellaError as error:
             if player is not None and not player.session.sound:
                 return self.fail(client, player, error)
@@ -171,6 +185,7 @@ class Dispatcher:
     def let_go(self, client: Client, player: Player) -> None:
         """Free a session that nobody asks for any more; where sessions are kept it can be reopened."""
         client.drop(player)
+        self._audience.end(player, LEFT)
         self.tiers.ended(player, time.monotonic(), back=False)
         if self._keeper is not None and player.session.sound:
             player.session.rest("disk")
@@ -186,6 +201,7 @@ class Dispatcher:
             log.debug("closing a failed session failed", exc_info=True)
         said = str(error) if isinstance(error, TerrellaError) else f"the session failed here: {type(error).__name__}."
         client.send([dump(Error("failed", said, player.number)), dump(Closed(player.number, said))])
+        self._audience.end(player, LEFT)
 
     # inside
 
@@ -205,7 +221,7 @@ class Dispatcher:
         """Stop the clock where the world has just predicted the end."""
         if player.session.shot.ended and not over and player.stop_at_end and player.running:
             player.stop(time.monotonic())
-            client.send([dump(player.status("ended"))])
+            self._tell(client, player, "ended")
 
     def _command(self, client: Client, player: Player, message: Message) -> None:
         match message:
@@ -215,16 +231,16 @@ class Dispatcher:
                 player.acknowledge(message.epoch, message.frame, time.monotonic())
             case Pause():
                 player.stop(time.monotonic())
-                client.send([dump(player.status())])
+                self._tell(client, player)
             case Resume():
                 self._admit(player.session.served.curve(player.session.steps), player.fps, player)
                 player.session.wake()
                 self.tiers.ended(player, time.monotonic(), back=True)
                 player.start(time.monotonic())
-                client.send([dump(player.status())])
+                self._tell(client, player)
             case Set():
                 self._set(player, message)
-                client.send([dump(player.status())])
+                self._tell(client, player)
             case Step():
                 for _ in range(message.n):
                     self._step(client, player)
@@ -239,6 +255,7 @@ class Dispatcher:
                 if self._keeper is not None and player.session.record is not None:
                     self._keeper.forget(player.session.record)
                 client.send([dump(Closed(player.number))])
+                self._audience.end(player, LEFT)
 
     def _step(self, client: Client, player: Player) -> None:
         """One frame by hand, whatever the clock says."""
@@ -283,19 +300,46 @@ class Dispatcher:
         session = player.session
         about = {"world": session.served.name, "engine": session.served.plain_settings}
         self._note(player, **about, truth=session.truth is not None)
-        opened = Opened(
-            session=player.number,
-            world=session.served.name,
-            about=session.served.about(),
-            seed=session.seed,
-            start="environment" if session.from_environment else "recorded",
-            truth=session.truth is not None,
-            parent=parent,
-            req=req,
-            token=None if session.record is None else player.token,
-        )
-        client.send([dump(opened), dump(player.status())])
+        token = None if session.record is None else player.token
+        client.send([dump(player.opened(parent=parent, req=req, token=token))])
+        self._tell(client, player)
         self.show(client, player, Made(replayed=parent is not None))
+
+    def _watch(self, client: Client, message: Watch) -> None:
+        """Let a client see a session that somebody plays here."""
+        self._room(client, new=False)
+        for owner, player in self.players():
+            if same_token(message.token, player.watch):
+                watcher = self._audience.join(client, player)
+                opened = replace(player.opened(req=message.req, watching=True), session=watcher.number)
+                client.send([dump(opened)])
+                self._tell(owner, player)
+                return watcher.show(Scene(player, Made(replayed=True), self._running()), self._limits.window)
+        raise ServingError(LEFT)
+
+    def _observe(self, client: Client, number: int, message: Message) -> None:
+        """What somebody may say of a session that is another one's."""
+        if isinstance(message, Ack):
+            self._audience.acknowledge(client, number, message.epoch, message.frame)
+        elif isinstance(message, Close):
+            self._unwatch(client, number)
+            client.send([dump(Closed(number))])
+        else:
+            raise ServingError("somebody else plays this session, you watch it; open one to play.")
+
+    def _unwatch(self, client: Client, number: int) -> None:
+        player = self._audience.leave(client, number)
+        for owner, played in self.players():
+            if played is player:
+                self._tell(owner, player)
+
+    def _tell(self, client: Client, player: Player, reason: str = "") -> None:
+        """Say how a session runs, to all who see it."""
+        client.send([dump(player.status(reason))])
+        self._audience.tell(player, reason)
+
+    def _running(self) -> int:
+        return sum(player.running for _, player in self.players())
 
     def _jump(self, client: Client, player: Player, message: Reset | Rewind | Sync) -> None:
         session, began = player.session, time.perf_counter()
@@ -308,7 +352,7 @@ class Dispatcher:
         player.epoch += 1
         player.deadline = player.stopped = time.monotonic()
         self.show(client, player, Made(time.perf_counter() - began, replayed=isinstance(message, Rewind)))
-        client.send([dump(player.status())])
+        self._tell(client, player)
 
     def _set(self, player: Player, message: Set) -> None:
         if message.steps is not None:
@@ -331,7 +375,7 @@ class Dispatcher:
     def _room(self, client: Client, *, new: bool = True) -> None:
         """Raise where this client, or for a `new` session the server, has as many as it may."""
         most = client.most or self._limits.panes
-        if len(client.players) >= most:
+        if len(client.players) + len(client.watching) >= most:
             raise ServingError(f"{most} sessions are open, which is the most; close one first.")
         if new and len(self.players()) >= self._limits.sessions:
             raise ServerFull(f"this server runs {self._limits.sessions} sessions, the most; try again later.")

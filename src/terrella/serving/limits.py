@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Limits:
     """What one client and the whole server may use. Bytes, seconds, or counts.
 
-    panes: sessions of one connection; moments: those it may share. clients, sessions: of the whole server.
+    panes: sessions of one connection, those it watches among them; watchers: of one session; moments: those that a
+    connection may share. clients, sessions: of the whole server.
     address_clients, address_sessions: connections and HTTP sessions of one address; this machine's own are only bound
     by the whole. request_bytes: of an HTTP request. outbox: messages that wait for a client who does not read.
     encoders: of H.264, each a stream of a session; beyond them pictures go as JPEG. store_bytes: of all that is kept.
@@ -22,6 +23,7 @@ class Limits:
     hello_seconds: float = 5.0
     idle_seconds: float = 1800.0
     panes: int = 8
+    watchers: int = 16
     moments: int = 64
     clients: int = 16
     sessions: int = 32

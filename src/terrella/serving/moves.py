@@ -1,6 +1,6 @@
 """Sessions that change servers: a journal belongs to the folder it lies in, and whoever renames it has the session.
 
-    store/<server>/lock, sessions/<hash of the token>.jsonl, snapshots/<key>...
+    store/<server>/lock, sessions/<hash of a hash of the token>.jsonl, snapshots/<key>...
     store/adrift/...
 
 Every server of a store keeps its sessions in a folder of its own, whose lock it holds while it lives. Of a server that
@@ -8,7 +8,9 @@ is dead the others take what they are asked for; a living one sets sessions `adr
 that decides: of two servers that want a session one succeeds, and what a server still wants to write into a journal
 that was taken from it is dropped.
 
-A token names the root of its fork tree, `<8 hex digits>.<secret>`, so that placement can keep a tree together.
+A token names the root of its fork tree, `<8 hex digits>.<secret>`, so that placement can keep a tree together. To
+watch a session takes `<root>.watch-<hash of the token>`, of which the journal's name is the hash: it finds the session,
+and neither does a token follow from it nor it from a file's name.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ ADRIFT = "adrift"
 PATIENCE = 3.0  # seconds that a server which begins waits for its folder: others may be taking sessions from there
 MOMENT = 0.3  # seconds to wait for a folder before its server counts as alive, for the same reason
 ROOT = re.compile(r"[0-9a-f]{8}")
+WATCH = re.compile(r"[0-9a-f]{8}\.watch-[0-9a-f]{64}")
 
 
 def new_token(root: str = "") -> str:
@@ -42,17 +45,28 @@ def new_token(root: str = "") -> str:
 def root_of(token: str) -> str:
     """The name of the fork tree that a token belongs to; for a text that is no token of ours, one of its own."""
     root = token.partition(".")[0]
-    return root if ROOT.fullmatch(root) else hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()[:8]
+    return root if ROOT.fullmatch(root) else _digest(token)[:8]
+
+
+def watch_token(token: str) -> str:
+    """What others may have of a session's token: the right to watch it, always the same."""
+    return f"{root_of(token)}.watch-{_digest(token)}"
+
+
+def is_watch(token: str) -> bool:
+    """Whether a token is for watching alone."""
+    return WATCH.fullmatch(token) is not None
 
 
 def journal_name(token: str) -> str:
     """The file of a session's journal, which tells nobody its token."""
-    return f"{hashlib.sha256(token.encode('utf-8', 'replace')).hexdigest()}.jsonl"
+    return f"{_digest(watch_token(token))}.jsonl"
 
 
 def locate(store: Path, token: str) -> str | None:
-    """The folder of a store in which a session is, None where nobody has it."""
-    found = [path.parents[1].name for path in store.glob(f"*/sessions/{journal_name(token)}")]
+    """The folder of a store in which a session is, to be played or watched; None where nobody has it."""
+    name = f"{_digest(token)}.jsonl" if is_watch(token) else journal_name(token)
+    found = [path.parents[1].name for path in store.glob(f"*/sessions/{name}")]
     return found[0] if found else None
 
 
@@ -125,6 +139,10 @@ def transfer(source: Path, target: Path, name: str) -> None:
     os.replace(journal, target / "sessions" / name)
 
 
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
 def _link(path: Path, copy: Path) -> None:
     """Have a file under another name as well; one that is missing stays so, a session can do without some of them."""
     with suppress(FileExistsError, FileNotFoundError):
@@ -147,4 +165,16 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-__all__ = ["ADRIFT", "adopt", "alive", "journal_name", "locate", "locked", "new_token", "root_of", "set_adrift"]
+__all__ = [
+    "ADRIFT",
+    "adopt",
+    "alive",
+    "is_watch",
+    "journal_name",
+    "locate",
+    "locked",
+    "new_token",
+    "root_of",
+    "set_adrift",
+    "watch_token",
+]

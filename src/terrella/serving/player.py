@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from ..actions import action_space, decode, encode, width
 from ..errors import ActionError
 from ..spec import ActionSpec
 from .limits import Limits
-from .protocol import Action, Status
+from .moves import watch_token
+from .protocol import Action, Opened, Status
 from .session import Session
 from .video import Video
 
@@ -28,14 +30,15 @@ class Press:
     used: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class Player:
     """The clock and the controls of one session.
 
     With `turns` the world waits for an action before each frame; otherwise the idle action stands in when nothing is
     held. A world without an idle action always waits. A press that is let go before a frame could use it is kept for
     that frame, so that no tap is lost. A player `in_phase` makes its frames at whole multiples of its period, so that
-    players of equal speed are due together. `video` is there where the client has its large pictures as H.264.
+    players of equal speed are due together. `video` is there where the client has its large pictures as H.264. It is
+    `watched` by so many others.
     """
 
     number: int
@@ -52,6 +55,7 @@ class Player:
     stopped: float = 0.0
     token: str = ""
     video: Video | None = None
+    watched: int = 0
     seq: int = 0
     in_flight: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=UNANSWERED))
     _held: Press = field(default_factory=Press)
@@ -153,6 +157,24 @@ class Player:
         if blocked and self.waiting():
             self.since = now
 
+    @property
+    def watch(self) -> str:
+        """The token with which others may watch."""
+        return watch_token(self.token)
+
+    def opened(self, **more: Any) -> Opened:
+        """What session this is, for the client."""
+        return Opened(
+            session=self.number,
+            world=self.session.served.name,
+            about=self.session.served.about(),
+            seed=self.session.seed,
+            start="environment" if self.session.from_environment else "recorded",
+            truth=self.session.truth is not None,
+            watch=self.watch,
+            **more,
+        )
+
     def status(self, reason: str = "") -> Status:
         """How the session runs, for the client."""
         return Status(
@@ -164,6 +186,7 @@ class Player:
             stop_at_end=self.stop_at_end,
             seed=self.session.seed,
             reason=reason,
+            watched=self.watched,
         )
 
 

@@ -42,7 +42,7 @@ POLICY, TOO_BIG, INTERNAL, FULL, UNAUTHORISED, VERSION, IDLE, MOVED = 1008, 1009
 
 @dataclass(frozen=True)
 class Hello:
-    """First message. `resume`: the token of a session to be reopened, which the gateway of a cluster looks for.
+    """First message. `resume`: the token of a session to be reopened or watched: a cluster's gateway looks for it.
 
     `codecs`: those in which the client can show images, best first; of these the server takes the first it has, and
     where that is `h264`, which is for large images, the next for all others.
@@ -69,6 +69,14 @@ class Open:
 @dataclass(frozen=True)
 class Reopen:
     """Go on with a session that this connection lost: the token that came with its `opened`."""
+
+    token: str
+    req: int = 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """See what somebody plays: `watch` of their `opened`. What comes has a number here, for `ack` and `close` alone."""
 
     token: str
     req: int = 0
@@ -173,10 +181,12 @@ class Close:
     session: int
 
 
-Message = Hello | Open | Reopen | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
+Message = (
+    Hello | Open | Reopen | Watch | Action | Ack | Pause | Resume | Step | Reset | Rewind | Fork | Sync | Set | Close
+)
 MESSAGES: dict[str, type] = {  # by their `type`
     kind.__name__.lower(): kind
-    for kind in (Hello, Open, Reopen, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
+    for kind in (Hello, Open, Reopen, Watch, Action, Ack, Pause, Resume, Step, Reset, Rewind, Fork, Sync, Set, Close)
 }
 
 
@@ -243,8 +253,8 @@ class Opened:
 
     `about["sentences"]` are what one may well say, where actions are texts. `about["map"]` is null, or what there is to
     know of the map that comes with every frame: `height`, `width` and `outline`, the corners `[x, y]` of what is in
-    view, right and down in cells (none where it is not known). `token` is
-    for `reopen`, null where the server keeps no sessions.
+    view, right and down in cells (none where it is not known). `token` is for `reopen`, null where the server keeps no
+    sessions; `watch` is for others to say `watch` with, who get the same with `watching`, and no token.
     """
 
     session: int
@@ -256,6 +266,8 @@ class Opened:
     parent: int | None = None
     req: int = 0
     token: str | None = None
+    watch: str = ""
+    watching: bool = False
 
 
 @dataclass(frozen=True)
@@ -308,7 +320,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Status:
-    """How a session runs, sent after every change. `reason` says why it stopped, if it did so by itself."""
+    """How a session runs, sent after every change. `reason` says why it stopped, if it did so by itself.
+
+    `watched`: by so many others.
+    """
 
     session: int
     running: bool
@@ -318,6 +333,7 @@ class Status:
     stop_at_end: bool
     seed: int
     reason: str = ""
+    watched: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from .curve import BatchCurve
 from .dispatch import Dispatcher
 from .player import Player
-from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync
+from .protocol import Fork, Message, Open, Reopen, Reset, Rewind, Step, Sync, Watch
 from .visitor import Client
 
-HEAVY = (Open, Reopen, Fork, Rewind, Reset, Sync, Step)
+HEAVY = (Open, Reopen, Watch, Fork, Rewind, Reset, Sync, Step)
 C = TypeVar("C")
 T = TypeVar("T")
 

@@ -56,6 +56,12 @@ export class Controls {
     this.node.replaceChildren(...(parts.length ? parts : [element("p", { class: "dim" }, "This world takes no actions that a page can give.")]));
   }
 
+  /** Take no actions, and say why. */
+  none(words) {
+    this.show({ keys: {}, action: { kind: "discrete", n: 0, start: 0 }, action_names: [], noop: null });
+    this.node.replaceChildren(element("p", { class: "dim" }, words));
+  }
+
   owns(code) { return this.known?.has(code) ?? false; }
 
   press(code) {

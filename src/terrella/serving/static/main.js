@@ -8,8 +8,9 @@ import { FINAL, Retry } from "./retry.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "terrella-token";
-const moment = new URLSearchParams(location.hash.slice(1)).get("moment"); // somebody's, to go on from
-const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: moment ? [{ token: moment }] : [], reopening: new Map(), holding: null };
+const linked = new URLSearchParams(location.hash.slice(1)); // `moment`: somebody's, to go on from; `watch`: a session to watch
+const given = linked.get("watch") ? [{ watch: linked.get("watch") }] : linked.get("moment") ? [{ token: linked.get("moment") }] : [];
+const state = { link: null, limits: null, panes: new Map(), focus: null, about: null, req: 0, times: [], waits: [], lates: [], crowd: null, lost: given, reopening: new Map(), holding: null };
 const controls = new Controls($("controls"), act);
 const retry = new Retry(connect);
 
@@ -29,23 +30,25 @@ function connect() {
       else begin();
     },
     opened: onOpened,
-    shared: onShared,
+    shared: (message) => offer(message.token),
     status: onStatus,
     tick: onTick,
     closed: onClosed,
     error(message) {
       if (message.fatal) return;
+      const { watch } = state.reopening.get(message.req) ?? {};
+      if (watch) return awaitPlayer(watch, message.message);
       if (state.reopening.delete(message.req) && !state.reopening.size && !state.panes.size) begin();
       if (message.code === "UnknownName" || (message.req && !state.panes.size)) $("empty").textContent = message.message;
       toast(message.message);
     },
     lost: onLost,
-  }, sessionStorage.getItem(TOKEN), state.lost[0]?.token);
+  }, sessionStorage.getItem(TOKEN), state.lost[0]?.watch ?? state.lost[0]?.token);
 }
 
 function onLost(code, refusal) {
-  const had = [...state.panes.values()].map((pane) => ({ token: pane.opened.token, running: pane.running, text: pane.text })).concat(...state.reopening.values());
-  const lost = had.filter(({ token }) => token);
+  const had = [...state.panes.values()].map((pane) => (pane.opened.watching ? { watch: pane.opened.watch } : { token: pane.opened.token, running: pane.running, text: pane.text })).concat(...state.reopening.values());
+  const lost = had.filter(({ token, watch }) => token || watch);
   state.lost = lost.length ? lost : state.lost;
   state.reopening.clear();
   clearPanes();
@@ -73,6 +76,15 @@ function reconnect(why) {
   retry.later();
 }
 
+/** Of a session that is watched: nobody plays it now. Who played it may come back, in a cluster on another server. */
+function awaitPlayer(watch, why) {
+  state.link.close();
+  state.reopening.clear();
+  clearPanes();
+  state.lost = [{ watch }];
+  reconnect(why);
+}
+
 const lamp = (kind, words) => { $("lamp").dataset.state = kind; $("lamp").setAttribute("aria-label", words); $("lamp").title = words; };
 
 let fading = 0;
@@ -96,11 +108,11 @@ function begin() {
   state.link.send("open", { world, seed, truth: $("truth").checked, req: ++state.req, ...(steps && state.about?.name === world ? { steps } : {}) });
 }
 
-/** Go on with the sessions that a lost connection had. */
+/** Go on with the sessions that a lost connection had, played or watched. */
 function reopen() {
   for (const lost of state.lost) {
     state.reopening.set(++state.req, lost);
-    state.link.send("reopen", { token: lost.token, req: state.req });
+    state.link.send(lost.watch ? "watch" : "reopen", { token: lost.watch ?? lost.token, req: state.req });
   }
   state.lost = [];
 }
@@ -128,7 +140,8 @@ function onOpened(message) {
   if (state.about?.name !== message.about.name || (message.parent === null && !lost)) { // else what is held stays held
     state.about = message.about;
     $("world").value = message.world;
-    controls.show(state.about);
+    if (message.watching) controls.none("Somebody else plays; you watch. Choose a world to play yourself.");
+    else controls.show(state.about);
     showCard($("card"), state.about, message);
     showSteps(state.about);
     if ($("truth").checked && !message.truth) toast("The true environment is not installed here; the world starts from a recording.");
@@ -143,6 +156,7 @@ function onStatus(message) {
   if (!pane) return;
   pane.running = message.running;
   pane.turns = message.turns;
+  pane.watched.textContent = message.watched && !pane.watching ? `${message.watched} watching` : "";
   if (message.running) pane.waiting = false;
   if (message.turns && pane.waiting && !message.running) state.link.send("resume", { session: pane.session });
   if (pane === state.focus) {
@@ -175,6 +189,7 @@ function shown(pane, tick) {
 function onClosed(message) {
   const pane = state.panes.get(message.session);
   if (!pane) return;
+  if (message.reason && pane.watching) return awaitPlayer(pane.opened.watch, message.reason);
   if (message.reason) toast(message.reason);
   pane.remove();
   state.panes.delete(message.session);
@@ -207,7 +222,7 @@ function arrange() {
 
 /** The panes that keys and playback act on. */
 function targets() {
-  if (!state.focus) return [];
+  if (!state.focus || state.focus.watching) return [];
   return $("drive").querySelector(":checked").value === "all" ? [...state.panes.values()] : [state.focus];
 }
 
@@ -251,11 +266,17 @@ function start(pane) {
 }
 
 function stop(pane) {
+  if (pane.watching) return;
   if (pane.running) state.link.send("pause", { session: pane.session });
   pane.running = false;
 }
 
 function playOrPause() {
+  if (state.focus?.watching) { // back to the present
+    state.focus.look(null);
+    state.focus.label();
+    return refresh();
+  }
   const panes = targets();
   if (panes.some((p) => p.running)) panes.forEach(stop);
   else panes.forEach(start);
@@ -282,7 +303,7 @@ function restart(seed) {
 
 function fork() {
   const pane = state.focus;
-  if (!pane) return;
+  if (!pane || pane.watching) return;
   if (state.panes.size >= state.limits.panes) return toast(`${state.limits.panes} panes are the most; close one first.`);
   stop(pane);
   pane.waiting = true;
@@ -292,13 +313,18 @@ function fork() {
 
 function share() {
   const pane = state.focus;
-  if (pane) state.link.send("fork", { session: pane.session, frame: pane.looking, share: true, req: ++state.req });
+  if (pane?.opened.token) state.link.send("fork", { session: pane.session, frame: pane.looking, share: true, req: ++state.req });
+  else if (pane) offer(null);
 }
 
-function onShared(message) {
-  $("moment").value = new URL(`#${new URLSearchParams({ moment: message.token })}`, location.href).href;
+/** Show the links to what is played: one to watch it, and one to a moment of it where there is a token for that. */
+function offer(moment) {
+  const link = (fields) => new URL(`#${new URLSearchParams(fields)}`, location.href).href;
+  $("watch").value = link({ watch: state.focus?.opened.watch ?? "" });
+  $("moment").value = moment ? link({ moment }) : "";
+  $("go-on").hidden = !moment;
   $("shared").showModal();
-  $("moment").select();
+  $(moment ? "moment" : "watch").select();
 }
 
 // --- looking back
@@ -326,7 +352,7 @@ function holdRewind(on) {
   }
   const pane = state.focus;
   if (state.holding || !pane?.now) return;
-  const resume = pane.running;
+  const resume = pane.running && !pane.watching;
   lookAt(pane.frame - 1);
   const timer = setInterval(() => lookAt(pane.frame - 1), Math.max(20, 1000 / Number($("speed").value)));
   state.holding = { pane, resume, timer };
@@ -336,13 +362,16 @@ function holdRewind(on) {
 
 function refresh() {
   controls.suggest(state.focus?.possible ?? []);
-  const pane = state.focus, now = pane?.now?.frame ?? 0, busy = Boolean(pane?.running);
+  const pane = state.focus, now = pane?.now?.frame ?? 0, watching = Boolean(pane?.watching);
+  const busy = Boolean(pane?.running) && !(watching && pane.looking !== null);
   $("play").dataset.running = busy;
   $("play").title = busy ? "Pause" : "Play";
   $("play").setAttribute("aria-label", busy ? "Pause" : "Play");
-  for (const id of ["play", "step", "restart", "rewind", "fork"]) $(id).disabled = !pane;
-  $("share").disabled = !pane?.opened.token;
-  $("sync").disabled = !pane?.opened.truth || Boolean(pane.now?.truth?.ended) || pane.looking !== null;
+  for (const id of ["step", "restart", "fork"]) $(id).disabled = !pane || watching;
+  for (const id of ["speed", "turns", "stop", "steps"]) $(id).disabled = watching;
+  $("play").disabled = !pane || (watching && pane.looking === null);
+  $("rewind").disabled = $("share").disabled = !pane;
+  $("sync").disabled = watching || !pane?.opened.truth || Boolean(pane.now?.truth?.ended) || pane.looking !== null;
   const time = $("time");
   time.disabled = !pane?.now || now === pane.oldest;
   time.min = pane?.now ? pane.oldest : 0;
@@ -411,7 +440,7 @@ addEventListener("blur", () => { controls.clear(); holdRewind(false); });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return;
   controls.clear();
-  for (const pane of state.panes.values()) { if (pane.running) pane.waiting = true; stop(pane); pane.label(); }
+  for (const pane of [...state.panes.values()].filter((p) => !p.watching)) { if (pane.running) pane.waiting = true; stop(pane); pane.label(); }
   refresh();
 });
 // A click leaves the keyboard with the world, unless it went into a field.
@@ -455,6 +484,6 @@ $("help-open").addEventListener("click", openHelp);
 $("token-form").addEventListener("submit", () => { sessionStorage.setItem(TOKEN, $("token").value); $("token").value = ""; connect(); });
 $("lost").addEventListener("close", connect);
 
-controls.show({ keys: {}, action: { kind: "discrete", n: 0, start: 0 }, action_names: [], noop: null });
+controls.none("");
 refresh();
 connect();

@@ -18,7 +18,8 @@ export class Pane {
     this.frames = []; // ticks, consecutive
     this.looking = null; // frame looked back at, null for the present
     this.running = false;
-    this.waiting = true; // the next action starts the clock
+    this.watching = opened.watching; // somebody else plays
+    this.waiting = !this.watching; // the next action starts the clock
     this.seq = 0;
     this.sent = "{}";
     this.text = null; // the sentence that holds here
@@ -31,6 +32,7 @@ export class Pane {
   build(onFocus, onClose) {
     this.name = element("span", { class: "number" });
     this.badge = element("span", { class: "badge" });
+    this.watched = element("span", { class: "watched" });
     this.close = element("button", { type: "button", class: "icon small", title: "Close this pane", "aria-label": "Close this pane", onclick: (e) => { e.stopPropagation(); onClose(this); } }, "×");
     this.holder = element("div", { class: "views" });
     this.hint = element("div", { class: "hint" }, "Press a key to begin");
@@ -42,7 +44,7 @@ export class Pane {
     this.spark = element("canvas", { class: "spark", "aria-hidden": "true" });
     const measure = (label, help, ...nodes) => element("div", { class: "measure", title: help }, element("span", { class: "label" }, label), ...nodes);
     this.node = element("section", { class: "pane", "aria-label": `Session ${this.session}`, onpointerdown: () => onFocus(this) },
-      element("header", {}, this.name, this.badge, this.hint, this.close),
+      element("header", {}, this.name, this.badge, this.watched, this.hint, this.close),
       element("div", { class: "holder" }, this.holder),
       element("footer", {},
         measure("Reward", "Predicted for the last step; in blue what the environment gave", this.reward),
@@ -61,6 +63,7 @@ export class Pane {
     this.possible = this.about.sentences ?? [];
     this.said = element("p", { class: "said", hidden: true });
     if (this.about.action.kind === "text") this.holder.firstElementChild.append(this.said);
+    this.node.toggleAttribute("data-watching", this.watching);
     new ResizeObserver(() => this.layout()).observe(this.holder);
   }
 
@@ -205,7 +208,7 @@ export class Pane {
   /** Update the words that say what state this pane is in. */
   label(tick = this.shown) {
     const back = this.looking !== null;
-    const state = back ? "looking back" : tick?.ended ? "the world says it is over" : tick?.truth?.ended ? "over in truth" : this.running ? "" : "paused";
+    const state = back ? "looking back" : tick?.ended ? "the world says it is over" : tick?.truth?.ended ? "over in truth" : this.running ? (this.watching ? "watching" : "") : this.watching ? "watching, paused" : "paused";
     this.badge.textContent = state;
     this.badge.dataset.kind = back ? "back" : tick?.ended || tick?.truth?.ended ? "end" : "";
     this.hint.classList.toggle("on", this.waiting && !this.running && !back);
