@@ -10,14 +10,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import terrella
-from terrella.data import Dataset
+from terrella.data import Dataset, Policy
 from terrella.evaluation.provenance import commit, hardware
 from terrella.files import atomic
 from terrella.planning import Task
@@ -33,6 +33,7 @@ __all__ = [
     "median",
     "ratio",
     "recorded",
+    "recorded_by",
     "resumable",
     "task_data",
     "time_is_up",
@@ -82,9 +83,22 @@ def complete(options: argparse.Namespace, compute: Callable[[argparse.Namespace]
 def recorded(env: str, steps: int, out: Path, **how: Any) -> Dataset:
     """Record an environment once, into a folder of its name and size under `out`."""
     path = out / f"{env.replace('/', '-').lower()}-{steps}"
-    if (path / "dataset.json").exists():
-        return Dataset(path)
-    return terrella.record(env, path, steps=steps, **how)
+    return recorded_by(env, path, [(how.pop("policy", "sticky-random"), steps)], **how)
+
+
+def recorded_by(env: Any, path: Path, shares: Sequence[tuple[str | Policy, int]], **how: Any) -> Dataset:
+    """Record so many transitions by each policy, one after another, into one dataset; what is there is not made again.
+
+    A recording that was stopped goes on behind its last whole episode.
+    """
+    there, wanted = Dataset(path).steps if (path / "dataset.json").exists() else 0, 0
+    for policy, steps in shares:
+        wanted += steps
+        if there < wanted:
+            there = terrella.record(env, path, steps=wanted - there, policy=policy, **how).steps
+        if there < wanted:
+            raise KeyboardInterrupt  # which a recording takes for its end
+    return Dataset(path)
 
 
 def holds_world(path: Path) -> bool:
@@ -95,11 +109,8 @@ def holds_world(path: Path) -> bool:
 def task_data(name: str, task: Task, out: Path, steps: int | None = None) -> Dataset:
     """Record for a task of `terrella.planning.TASKS` once, into a folder of its name and size under `out`."""
     steps = steps or task.steps
-    path = out / "data" / f"{name}-{steps}"
-    if (path / "dataset.json").exists():
-        return Dataset(path)
-    how = {"policy": task.policy, "max_episode_steps": task.episode}
-    return terrella.record(task.env, path, steps=steps, seed=0, progress=False, **how)
+    path, how = out / "data" / f"{name}-{steps}", {"max_episode_steps": task.episode}
+    return recorded_by(task.env, path, [(task.policy, steps)], seed=0, progress=False, **how)
 
 
 def kept_row(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -115,7 +126,7 @@ def keep_row(path: Path, row: dict[str, Any], settings: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial:
         partial.write_text(json.dumps({**row, "settings": settings}) + "\n")
-    short = {k: v for k, v in row.items() if k not in ("returns", "lengths", "successes", "scores")}
+    short = {k: v for k, v in row.items() if k not in ("returns", "lengths", "successes", "scores", "raw")}
     print(json.dumps(short), file=sys.stderr, flush=True)
 
 

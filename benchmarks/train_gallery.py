@@ -2,7 +2,7 @@
 
     python benchmarks/train_gallery.py coinrun pong          # into src/terrella/gallery
     python benchmarks/train_gallery.py coinrun --seed 1 --out runs/gallery
-    python benchmarks/train_gallery.py pucks                 # into runs/gallery
+    python benchmarks/train_gallery.py pucks told-grid       # into runs/gallery
 
 An interrupted run goes on where it stood. Each world gets weights in float16, a card and a moving preview.
 """
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import recorded_by
 from PIL import Image, ImageSequence
 
 import terrella
-from terrella.data import Cover, Dataset, Policy, StickyRandom, WallWalk
+from terrella.data import Cover, Dataset, Policy, Speak, StickyRandom, WallWalk
 from terrella.evaluation import write_preview
 from terrella.training import TrainingConfig, train
 from terrella.training.presets import WITHIN, alone
@@ -34,8 +35,9 @@ UNSHIPPED = Path("runs/gallery")
 class Recipe:
     """How one gallery world comes about. `failures` are what a person saw go wrong, in words.
 
-    policy: who records and is measured, and `acts` says it in words. config, training: in place of the preset's.
-    shipped: whether the world comes with the package; else it is made for benchmarks alone.
+    policy: who records and is measured, and `acts` says it in words; by: who records in place of it, one after another,
+    and how many transitions. config, training: in place of the preset's. shipped: whether the world comes with the
+    package; else it is made for benchmarks alone.
     """
 
     env: str
@@ -47,6 +49,7 @@ class Recipe:
     reencode: bool = False
     policy: Callable[[], Policy] | None = None
     acts: str = "a sticky-random policy (each random action repeated a few steps)"
+    by: tuple[tuple[str, int], ...] = ()
     config: WorldConfig | None = None
     training: TrainingConfig | None = None
     shipped: bool = True
@@ -56,6 +59,17 @@ def remembers(backbone: Part, patch: int) -> WorldConfig:
     """A world that goes on by its memory alone: what it dreamed is not written back."""
     return WorldConfig(backbone, Part("regression"), {"pixels": Part("patches", {"size": patch})}, dream_level=0.0)
 
+
+# Two thirds are what a controller makes of sentences, one what somebody did who was described afterwards. A tenth of
+# all actions is withheld, so that what a sentence adds can be strengthened (`Engine(guidance=...)`).
+TOLD: dict[str, Any] = {
+    "policy": Speak,
+    "by": (("speak", 40_000), ("hindsight", 20_000)),
+    "acts": "one who asks for what can be done, and one who wanders and is described afterwards",
+    "reencode": True,
+    "training": TrainingConfig(action_dropout=0.1),
+    "shipped": False,
+}
 
 RECIPES = {
     "coinrun": Recipe(
@@ -136,6 +150,23 @@ RECIPES = {
         training=TrainingConfig(reward_weight=0.0, end_weight=0.0),
         shipped=False,
     ),
+    # Worlds that follow sentences, for benchmarks/sentences.py. Many short episodes, since each has things of its own.
+    "told-grid": Recipe(
+        "terrella/SentencesGrid-v0",
+        "Told: a room with three things, and somebody who does what you say",
+        {"max_episode_steps": 120},
+        "6000steps",
+        "",
+        **TOLD,
+    ),
+    "told-pucks": Recipe(
+        "terrella/SentencesPucks-v0",
+        "Told: discs on a table, and a white one that does what you say",
+        {"max_episode_steps": 120},
+        "6000steps",
+        "",
+        **TOLD,
+    ),
 }
 
 HORIZONS = (1, 2, 4, 8, 16, 32)
@@ -147,7 +178,7 @@ def build(name: str, seed: int, out: Path | None) -> Path:
     recipe = RECIPES[name]
     out = out or (GALLERY if recipe.shipped else UNSHIPPED)
     data = WORK / name
-    dataset = Dataset(data) if (data / "dataset.json").exists() else record(recipe, data)
+    dataset = record(recipe, data)
     work = WORK / f"{name}-{seed}"
     if not (work / "world.json").exists():
         parts: dict[str, Any] = {"preset": recipe.preset, "config": recipe.config, "training": recipe.training}
@@ -156,7 +187,11 @@ def build(name: str, seed: int, out: Path | None) -> Path:
 
 
 def record(recipe: Recipe, folder: Path) -> Dataset:
-    """Record the dataset of a recipe, always the same one."""
+    """Record the dataset of a recipe, always the same one, as far as that has not been done."""
+    if recipe.by:
+        return recorded_by(recipe.env, folder, recipe.by, seed=1000, **recipe.record)
+    if (folder / "dataset.json").exists():
+        return Dataset(folder)
     policy = recipe.policy() if recipe.policy else "sticky-random"
     return terrella.record(recipe.env, folder, seed=1000, policy=policy, **recipe.record)
 

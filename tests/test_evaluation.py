@@ -366,6 +366,9 @@ def test_the_simulator_itself_makes_no_error(cartpole, coinrun):
     assert table["half_skill_horizon"] is None
     for ratio in ("motion", "spread", "strangeness"):  # before the first of the episodes ends
         assert report["long"]["pixels"][ratio]["curve"][:1] == pytest.approx([1.0])
+    for life in (report["long"]["pixels"][ratio] for ratio in ("motion", "spread", "strangeness")):
+        assert np.mean(life["sessions"]) == pytest.approx(life["last_quarter"])
+        assert len(life["true_sessions"]) == len(life["sessions"]) == report["long"]["pixels"]["sessions"]
 
 
 def test_copy_last_scores_copy_last_and_follows_no_action(cartpole, coinrun):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +25,12 @@ from terrella.data import Dataset, Hindsight, record
 from terrella.data.speech import phrase
 from terrella.errors import ActionError, ArenaError, ConfigError
 from terrella.evaluation.entrant import WorldEntrant
-from terrella.evaluation.fork_matrix import row_hits, scores
+from terrella.evaluation.fork_matrix import matrices, row_hits, scores
 from terrella.evaluation.forks import fork_groups
-from terrella.evaluation.language import measure_language
+from terrella.evaluation.language import Asked, measure_language, score_asked
 from terrella.evaluation.measurements import LANGUAGE
 from terrella.evaluation.moments import Stage
-from terrella.evaluation.references import CopyLast, Oracle
+from terrella.evaluation.references import CopyLast, Deaf, Misheard, Oracle
 from terrella.evaluation.suite import run_suite
 from terrella.laws import (
     actions_reach_the_next_frame,
@@ -415,6 +418,38 @@ def test_an_oracle_does_what_it_is_told(name: str) -> None:
     found = measure_language(oracle, env, spec, groups=2, **how)["streams"]["pixels"]
     assert all(table["row"]["mean"][1] == 1 for table in found.values() if table["n"][1])
     assert found["known"]["carried_out"] > 0.5
+    for table in (table for table in found.values() if table["n"][1]):
+        assert table["times"]["mean"][1] == pytest.approx(1 / table["chance"][1])
+        assert table["n"] == np.sum(table["raw"]["n"], 0).tolist()
+
+
+def test_who_hears_nothing_or_something_else_is_not_mistaken_for_one_who_follows() -> None:
+    env, _ = opened(ARENAS[1])
+    spec = arenas.describe(env)
+    how: dict[str, Any] = {"context": 1, "branches": 4, "marks": (8,), "seed": 3, "policy": "speak", "kind": "asked"}
+    forks = next(fork_groups(env, spec, sizes=[3], **how))
+    new = np.arange(12).reshape(3, 4) % 4 == 0
+    asked = Asked("asked", forks, new, np.ones_like(new))
+    oracle = Oracle(Stage(env, spec, 0, policy="speak"), dict(zip(forks.seeds, forks.states)))
+
+    def right(dreamer: Any) -> tuple[float, float]:
+        tables = score_asked(dreamer, asked, spec)["pixels"].values()
+        return tuple(float(np.sum([table["raw"][key] for table in tables])) for key in ("hits", "chance"))
+
+    hits, chance = right(oracle)
+    assert hits == 12 > chance
+    assert right(Deaf(oracle, spec.noop)) == pytest.approx((chance, chance))
+    assert right(Misheard(oracle))[0] == 0
+
+
+def test_only_what_differs_between_futures_decides_a_row() -> None:
+    env, _ = opened(ARENAS[1])
+    spec = arenas.describe(env)
+    forks = next(fork_groups(env, spec, sizes=[2], context=1, branches=4, marks=(8,), policy="speak", kind="asked"))
+    noise = np.random.default_rng(0).integers(0, 40, forks.truths["pixels"].shape)
+    said = {"pixels": np.roll(forks.truths["pixels"] // 2, 1, 1) + noise.astype(np.uint8)}
+    found = matrices(said, forks, "pixels", spec.modelled["pixels"], None)
+    np.testing.assert_array_equal(row_hits(found.cost, found.kept), row_hits(found.masked, found.kept))
 
 
 def test_rows_agree_with_scores() -> None:
@@ -441,3 +476,44 @@ def test_the_language_suite_compares_entrants_where_actions_are_sentences(tmp_pa
     assert (tmp_path / "suite.html").exists()
     missing = run_suite(None, [entrant], **{**how, "env": "CartPole-v1", "policy": "random"}, suite=suite[:1])
     assert "no sentences" in missing["measurements"]["asked"]["missing"]
+
+
+def test_the_benchmark_measures_worlds_once(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
+    pytest.importorskip("pymunk")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    bench = importlib.import_module("sentences")
+    monkeypatch.delitem(sys.modules, "sentences")
+    few: dict[str, Any] = {"arenas": "pucks", "seeds": 0, "speak": 60, "hindsight": 30, "train": "2steps"}
+    few |= {"preset": "debug", "device": "cpu", "moments": 1, "branches": 3, "context": 1, "lead": 0, "sessions": 2}
+    few |= {"frames": 20, "out": tmp_path}
+    how = [word for name, value in few.items() for word in (f"--{name}", str(value))]
+    how += ["--conditions", "known", "new deed", "endurance"]
+    bench.main([*how, "--minutes", "0"])
+    assert json.loads(capsys.readouterr().out)["rows"] == []
+    bench.main(how)
+    result = json.loads(capsys.readouterr().out)
+    known, new, lives = result["rows"]
+    assert Dataset(tmp_path / "data" / "pucks-60-30").steps == 90
+    assert [row["condition"] for row in result["pooled"]] == ["known", "new deed"]
+    for row in (known, new):
+        assert row["simulator"]["row"]["mean"] == [1.0] * 4
+        assert row["horizons"] == [1, 6, 12, 24]
+    assert (lives["marks"], lives["true_lengths"], len(lives["motion_sessions"])) == ([10], [20, 20], 2)
+    monkeypatch.setattr(bench.Bench, "run", None)  # nothing is left to do
+    bench.main(how)
+    assert json.loads(capsys.readouterr().out)["rows"] == [known, new, lives]
+
+
+def test_a_recording_by_several_goes_on_where_it_was_stopped(tmp_path: Any, monkeypatch: Any) -> None:
+    pytest.importorskip("pymunk")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    recorded_by = importlib.import_module("common").recorded_by
+    monkeypatch.delitem(sys.modules, "common")
+    shares = [("speak", 20), ("hindsight", 10)]
+    how: dict[str, Any] = {"seed": 7, "max_episode_steps": 10, "progress": False}
+    whole = recorded_by(ARENAS[1], tmp_path / "whole", shares, **how)
+    record(ARENAS[1], tmp_path / "parts", steps=10, policy="speak", **how)  # and stopped
+    parts = recorded_by(ARENAS[1], tmp_path / "parts", shares, **how)
+    assert parts.steps == whole.steps == 30
+    assert parts.seeds == whole.seeds
+    np.testing.assert_array_equal(parts.actions, whole.actions)

@@ -40,8 +40,10 @@ def endurance(
     """Compare dreams of the first rows of `truth` with what truly followed; JSON values a stream.
 
     For each stream: `motion`, `spread` (images only) and `strangeness`, each with its true mean, the curve over windows
-    of 16 frames as a ratio to the truth, and the ratio over the last quarter. The truth is that of the same episodes at
-    the same time, since late frames differ from early ones; where these have ended, their mean over all times.
+    of 16 frames as a ratio to the truth, and the ratio over the last quarter, for all and one by one (`sessions`). The
+    truth is that of the same episodes at the same time, since late frames differ from early ones; where these have
+    ended, their mean over all times. `true_sessions`: each true episode over the same mean, which tells how far apart
+    living sessions lie; None for one that has ended before.
     """
     return {
         name: _endure(dreams[name], truth, name, stream, scales[name], np.random.default_rng(seed))
@@ -82,16 +84,27 @@ def _ratios(dreamed: np.ndarray, real: list[np.ndarray]) -> dict[str, Any]:
     """Numbers of dreams `(B, T)` over those of the truth, whose rows may end earlier."""
     overall = np.concatenate(real)
     if not overall.size or not overall.mean() > 0:
-        return {"true": float(overall.mean()) if overall.size else None, "curve": None, "last_quarter": None}
+        none = {"curve": None, "last_quarter": None, "sessions": None, "true_sessions": None}
+        return {"true": float(overall.mean()) if overall.size else None, **none}
 
-    def ratio(first: int, last: int) -> float:
+    def unit(first: int, last: int) -> float:
         then = np.concatenate([values[first:last] for values in real])
         true = float(then.mean()) if len(then) >= WINDOW else 0.0
-        return float(dreamed[:, first:last].mean()) / (true if true > 0 else float(overall.mean()))
+        return true if true > 0 else float(overall.mean())
+
+    def ratio(first: int, last: int) -> float:
+        return float(dreamed[:, first:last].mean()) / unit(first, last)
 
     length = dreamed.shape[1]
-    curve = [ratio(i, min(i + WINDOW, length)) for i in range(0, length, WINDOW)]
-    return {"true": float(overall.mean()), "curve": curve, "last_quarter": ratio(length - max(1, length // 4), length)}
+    late = length - max(1, length // 4), length
+    true_late = [values[slice(*late)] for values in real]
+    return {
+        "true": float(overall.mean()),
+        "curve": [ratio(i, min(i + WINDOW, length)) for i in range(0, length, WINDOW)],
+        "last_quarter": ratio(*late),
+        "sessions": (dreamed[:, slice(*late)].mean(1) / unit(*late)).tolist(),
+        "true_sessions": [float(values.mean()) / unit(*late) if len(values) else None for values in true_late],
+    }
 
 
 def thumbnails(frames: np.ndarray, stream: StreamSpec, scale: np.ndarray | None) -> np.ndarray:

@@ -165,6 +165,49 @@ class Oracle:
         return (frames + self.rng.normal(0, self.noise, frames.shape)).round().clip(0, 255).astype(np.uint8)
 
 
+class Deaf:
+    """Knows what a dreamer knows, but hears one action, `row` `(W,)`, whatever it is told.
+
+    Branches of one moment are told the same, so its score is chance over all of them, though not over some of them.
+    """
+
+    def __init__(self, dreamer: Dreamer, row: Any) -> None:
+        self.dreamer, self.row = dreamer, np.asarray(row, np.float32)
+
+    def start(self, observations: dict[str, np.ndarray], actions: Any = None, seeds: Any = 0) -> Any:
+        """Start the dreamer, which knows how the context came about."""
+        return self.dreamer.start(observations, actions, seeds=seeds)
+
+    def rollout(self, state: Any, actions: Any) -> tuple[Any, Frame]:
+        """Roll out under the one action."""
+        return self.dreamer.rollout(state, np.tile(self.row, (*np.shape(actions)[:2], 1)))
+
+
+class Misheard:
+    """Knows what a dreamer knows, but in each branch hears what the next branch of that moment is told.
+
+    Branches of one moment are the sessions of one seed. Who follows actions is wrong here more often than by chance.
+    """
+
+    def __init__(self, dreamer: Dreamer) -> None:
+        self.dreamer = dreamer
+
+    def start(self, observations: dict[str, np.ndarray], actions: Any = None, seeds: Any = 0) -> Any:
+        """Start the dreamer, which knows how the context came about, and find the neighbours."""
+        keys = np.array(_seeds(seeds, len(next(iter(observations.values())))))
+        order = np.arange(len(keys))
+        for key in np.unique(keys):
+            there = np.flatnonzero(keys == key)
+            order[there] = np.roll(there, -1)
+        return self.dreamer.start(observations, actions, seeds=seeds), order
+
+    def rollout(self, state: Any, actions: Any) -> tuple[Any, Frame]:
+        """Roll out under the neighbours' actions."""
+        inner, order = state
+        inner, frame = self.dreamer.rollout(inner, np.asarray(actions)[order])
+        return (inner, order), frame
+
+
 @dataclass
 class _Past:
     """An oracle's sessions: seeds, actions so far, last context frames, and which are under other actions."""
