@@ -95,18 +95,19 @@ class Hindsight(Policy):
         env.begin(self._sentence)
 
     def _wander(self) -> tuple[list[Any], list[Any]]:
-        """Play primitive actions for a chunk, stopping before one that ends the episode, if it is not the first."""
+        """Play primitive actions for a chunk, stopping before one that ends the episode.
+
+        That is nobody's deed as a rule, and a sentence of one frame would be told to have ended it.
+        """
         env = self._env
         speaker, trace, played, action = env.speaker, [env.speaker.facts()], [], None
         for _ in range(env.chunk):
             action = speaker.wander(self._rng, action)
             _, _, terminated, truncated, _ = env.env.step(action)
-            if (terminated or truncated) and played:
+            if terminated or truncated:
                 break
             played.append(action)
             trace.append(speaker.facts())
-            if terminated or truncated:
-                break
         return trace, played
 
 

@@ -106,7 +106,10 @@ FULL = (
     Measurement("ranking of policies", "ranking", groups=64, branches=9, marks=(64,)),
     Measurement("planning", "planning", groups=50, branches=64, marks=(64,)),
 )
-LANGUAGE = (Measurement("asked", "forks", "asked", 32, 6), Measurement("reworded", "forks", "reworded", 32, 6))
+LANGUAGE = (  # up to the chunk of a grid, after which a sentence that is said still begins anew
+    Measurement("asked", "forks", "asked", 32, 6, marks=(1, 4, 12)),
+    Measurement("reworded", "forks", "reworded", 32, 6, marks=(1, 4, 12)),
+)
 
 
 def measure_forks(
