@@ -58,25 +58,23 @@ class Scene:
         return self.tick.epoch, self.tick.frame
 
     def messages(self, number: int, codec: str, video: Video | None = None) -> list[bytes | str]:
-        """The parts and the tick under a connection's own number of the session; `video` takes large pictures."""
+        """Parts and tick, under the number that the session has there; the player's `video` takes large ones."""
         if video is not None:
-            parts = self._encode(number, codec, video)
-        else:
-            if codec not in self._parts:
-                self._parts[codec] = self._encode(self.tick.session, codec)
-            parts = self._parts[codec]
-            if number != self.tick.session:
-                parts = [renumber(part, number) for part in parts]
-        return [*parts, dump(replace(self.tick, session=number))]
+            return [*self._encode(codec, video), dump(self.tick)]
+        if codec not in self._parts:
+            self._parts[codec] = self._encode(codec)
+        if number == self.tick.session:
+            return [*self._parts[codec], dump(self.tick)]
+        return [*(renumber(part, number) for part in self._parts[codec]), dump(replace(self.tick, session=number))]
 
-    def _encode(self, number: int, codec: str, video: Video | None = None) -> list[bytes]:
+    def _encode(self, codec: str, video: Video | None = None) -> list[bytes]:
         return frames.parts(
             self._shot,
             self._spec,
             self._memory,
             codec=codec,
             video=video,
-            session=number,
+            session=self.tick.session,
             epoch=self.tick.epoch,
             seq=self.tick.seq,
             gen_us=int(self._made.seconds * 1e6),
