@@ -14,6 +14,7 @@ from test_page import at_least, browser, frame, until  # noqa: F401  (a fixture)
 from test_page import serving as page_serving
 from test_page import tiny as arena
 from test_serving import CAR, LEFT, POLE, QUICK, REST, RIGHT, WALK, Client, pixels, running, tiny
+from test_serving_protocol import count
 
 from terrella.cluster.gateway import Gateway
 from terrella.cluster.replica import Replica
@@ -144,6 +145,7 @@ def test_watchers_are_limited() -> None:
         player.until("status", watched=0)
         with Client(url) as again:  # the place is free
             watching(again, watch)
+            assert count(url, "terrella_watchers") == 1
 
 
 def test_what_a_program_steps_over_http_can_be_watched() -> None:

@@ -4,6 +4,7 @@
 |---|---|
 | `terrella_connections` | sockets that are open |
 | `terrella_sessions{tier, running}` | sessions by where their state lies, and whether their clock runs |
+| `terrella_watchers` | people who watch a session that another plays |
 | `terrella_frames_total{world}` | frames shown by the clock |
 | `terrella_frames_late_total{world}` | of these, more than a frame late |
 | `terrella_frame_lateness_seconds{world}` | how long after its time a frame was there |
@@ -39,6 +40,7 @@ class Metrics:
         histogram = partial(Histogram, registry=self.registry)
         self._connections = gauge("terrella_connections", "Open sockets.")
         self._sessions = gauge("terrella_sessions", "Sessions.", ["tier", "running"])
+        self._watchers = gauge("terrella_watchers", "People who watch sessions.")
         self._frames = counter("terrella_frames", "Frames shown by the clock.", ["world"])
         self._late = counter("terrella_frames_late", "Frames shown more than a frame late.", ["world"])
         self._lateness = histogram(
@@ -73,8 +75,10 @@ class Metrics:
         self._requests.labels(method, status).inc()
 
     def now(self, players: Iterable[Player]) -> Counts[tuple[str, bool]]:
-        """Count sessions by tier and by whether they run; to be called on the engine thread."""
-        return Counts((player.session.tier, player.running) for player in players)
+        """Count sessions by tier and by whether they run, and who watches; to be called on the engine thread."""
+        there = list(players)
+        self._watchers.set(sum(player.watched for player in there))
+        return Counts((player.session.tier, player.running) for player in there)
 
     def render(
         self, sessions: Counts[tuple[str, bool]], connections: int, stored: int, failures: int, busy: float
