@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from terrella.files import atomic
 from terrella.planning import Task
 
 __all__ = [
+    "KeptRow",
     "arguments",
     "commit",
     "complete",
@@ -111,6 +113,15 @@ def task_data(name: str, task: Task, out: Path, steps: int | None = None) -> Dat
     steps = steps or task.steps
     path, how = out / "data" / f"{name}-{steps}", {"max_episode_steps": task.episode}
     return recorded_by(task.env, path, [(task.policy, steps)], seed=0, progress=False, **how)
+
+
+@dataclass(frozen=True)
+class KeptRow:
+    """What one row of a benchmark is about: its fields name the file that keeps it."""
+
+    def path(self, out: Path) -> Path:
+        """The file that keeps it."""
+        return out / "rows" / f"{'-'.join(map(str, vars(self).values())).replace(' ', '-')}.json"
 
 
 def kept_row(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
+from common import KeptRow, complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.actions import encode
@@ -79,17 +79,13 @@ FLOORS = ("do-nothing", "random-sentence")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(KeptRow):
     """What one row is about."""
 
     errand: str
     seed: int
     model: str
     agent: str
-
-    def path(self, out: Path) -> Path:
-        """The file that keeps it."""
-        return out / "rows" / f"{self.errand}-{self.seed}-{self.model}-{self.agent}.json"
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Row]:

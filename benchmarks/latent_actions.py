@@ -38,7 +38,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import complete, holds_world, keep_row, kept_row, resumable, time_is_up, write_json
+from common import KeptRow, complete, holds_world, keep_row, kept_row, resumable, time_is_up, write_json
 from distractor import MovingBackground
 
 import terrella
@@ -68,16 +68,12 @@ def environment(name: str) -> str | Callable[[], gym.Env]:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(KeptRow):
     """What one row is about."""
 
     world: str
     seed: int
     arm: str
-
-    def path(self, out: Path) -> Path:
-        """The file that keeps it."""
-        return out / "rows" / f"{self.world}-{self.seed}-{self.arm}.json"
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Row]:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from common import complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
+from common import KeptRow, complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -51,7 +51,7 @@ TREES = ("beam", "best_first", "mcts")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(KeptRow):
     """What one row is about. horizon 1 is the greedy floor."""
 
     task: str
@@ -59,10 +59,6 @@ class Row:
     model: str
     planner: str
     budget: int
-
-    def path(self, out: Path) -> Path:
-        """The file that keeps it."""
-        return out / "rows" / f"{self.task}-{self.seed}-{self.model}-{self.planner}-{self.budget}.json"
 
 
 def wanted(name: str, seed: int, options: argparse.Namespace) -> Iterator[Row]:

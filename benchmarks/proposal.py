@@ -32,7 +32,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
+from common import KeptRow, complete, holds_world, keep_row, kept_row, resumable, task_data, time_is_up, write_json
 
 import terrella
 from terrella.arenas import describe
@@ -92,16 +92,12 @@ class Walker:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(KeptRow):
     """What one row is about."""
 
     side: int
     seed: int
     who: str
-
-    def path(self, out: Path) -> Path:
-        """The file that keeps it."""
-        return out / "rows" / f"{self.side}-{self.seed}-{self.who}.json"
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Row]:

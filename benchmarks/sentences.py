@@ -47,12 +47,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import complete, holds_world, keep_row, kept_row, recorded_by, resumable, time_is_up, write_json
+from common import KeptRow, complete, holds_world, keep_row, kept_row, recorded_by, resumable, time_is_up, write_json
 from train_gallery import RECIPES
 
 import terrella
@@ -82,16 +81,12 @@ RAW = ("hits", "chance", "n")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(KeptRow):
     """What one row is about."""
 
     arena: str
     seed: int
     condition: str
-
-    def path(self, out: Path) -> Path:
-        """The file that keeps it."""
-        return out / "rows" / f"{self.arena}-{self.seed}-{self.condition.replace(' ', '-')}.json"
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Row]:

@@ -47,7 +47,7 @@ function connect() {
 }
 
 function onLost(code, refusal) {
-  const had = [...state.panes.values()].map((pane) => (pane.opened.watching ? { watch: pane.opened.watch } : { token: pane.opened.token, running: pane.running, text: pane.text })).concat(...state.reopening.values());
+  const had = [...state.panes.values()].map((pane) => (pane.watching ? { watch: pane.opened.watch } : { token: pane.opened.token, running: pane.running, text: pane.text })).concat(...state.reopening.values());
   const lost = had.filter(({ token, watch }) => token || watch);
   state.lost = lost.length ? lost : state.lost;
   state.reopening.clear();
