@@ -26,8 +26,10 @@ play: setup
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# A process for each file: a process of several can start only one Ray with settings of its own.
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	for file in $$(grep -l "mark.slow" tests/test_*.py); do \
+		$(BIN)/python -m pytest -m slow $$file || failed=1; done; test -z "$$failed"
 
 lint: setup
 	$(BIN)/ruff check .
