@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,16 +88,26 @@ def recorded(env: str, steps: int, out: Path, **how: Any) -> Dataset:
     return recorded_by(env, path, [(how.pop("policy", "sticky-random"), steps)], **how)
 
 
-def recorded_by(env: Any, path: Path, shares: Sequence[tuple[str | Policy, int]], **how: Any) -> Dataset:
-    """Record so many transitions by each policy, one after another, into one dataset; what is there is not made again.
+def recorded_by(
+    env: Any,
+    path: Path,
+    shares: Sequence[tuple[str | Policy, int]],
+    unit: Literal["steps", "episodes"] = "steps",
+    **how: Any,
+) -> Dataset:
+    """Record so many transitions or episodes by each policy, one after another, into one dataset.
 
-    A recording that was stopped goes on behind its last whole episode.
+    What is there is not made again; a recording that was stopped goes on behind its last whole episode.
     """
-    there, wanted = Dataset(path).steps if (path / "dataset.json").exists() else 0, 0
-    for policy, steps in shares:
-        wanted += steps
+
+    def size(data: Dataset) -> int:
+        return data.steps if unit == "steps" else len(data)
+
+    there, wanted = size(Dataset(path)) if (path / "dataset.json").exists() else 0, 0
+    for policy, share in shares:
+        wanted += share
         if there < wanted:
-            there = terrella.record(env, path, steps=wanted - there, policy=policy, **how).steps
+            there = size(terrella.record(env, path, policy=policy, **{unit: wanted - there}, **how))
         if there < wanted:
             raise KeyboardInterrupt  # which a recording takes for its end
     return Dataset(path)
@@ -111,8 +121,9 @@ def holds_world(path: Path) -> bool:
 def task_data(name: str, task: Task, out: Path, steps: int | None = None) -> Dataset:
     """Record for a task of `terrella.planning.TASKS` once, into a folder of its name and size under `out`."""
     steps = steps or task.steps
-    path, how = out / "data" / f"{name}-{steps}", {"max_episode_steps": task.episode}
-    return recorded_by(task.env, path, [(task.policy, steps)], seed=0, progress=False, **how)
+    path = out / "data" / f"{name}-{steps}"
+    how: dict[str, Any] = {"max_episode_steps": task.episode, "seed": 0, "progress": False}
+    return recorded_by(task.env, path, [(task.policy, steps)], **how)
 
 
 @dataclass(frozen=True)

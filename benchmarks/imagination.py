@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import holds_world, recorded, write_json
+from common import holds_world, recorded, recorded_by, write_json
 
 import terrella
 from terrella.data import Dataset
@@ -137,12 +137,11 @@ def recordings(name: str, task: Task, kind: str, seed: int, options: argparse.Na
     if kind == "random":
         return recorded(task.env, steps, options.out / f"random-{seed}", policy="random", **how)
     path = options.out / f"mixed-{seed}" / f"{name}-{steps}"
-    if not (path / "dataset.json").exists():
-        weak = in_truth(task, options.weak or task.weak, seed + 100)
-        weak.deterministic = False
-        terrella.record(task.env, path, steps=steps // 2, policy="random", **how)
-        return terrella.record(task.env, path, steps=steps - steps // 2, policy=weak, **how)
-    return Dataset(path)
+    if (path / "dataset.json").exists() and (found := Dataset(path)).steps >= steps:
+        return found
+    weak = in_truth(task, options.weak or task.weak, seed + 100)
+    weak.deterministic = False
+    return recorded_by(task.env, path, [("random", steps // 2), (weak, steps - steps // 2)], **how)
 
 
 def trained(data: Dataset, seed: int, options: argparse.Namespace) -> World:

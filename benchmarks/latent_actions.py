@@ -38,7 +38,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import KeptRow, complete, holds_world, keep_row, kept_row, resumable, time_is_up, write_json
+from common import KeptRow, complete, holds_world, keep_row, kept_row, recorded_by, resumable, time_is_up, write_json
 from distractor import MovingBackground
 
 import terrella
@@ -89,10 +89,8 @@ def shown(options: argparse.Namespace) -> dict[str, Any]:
 
 def recordings(name: str, options: argparse.Namespace) -> Dataset:
     """The recordings of a world, made once."""
-    path = options.out / "data" / f"{name}-{options.record}"
-    if (path / "dataset.json").exists():
-        return Dataset(path)
-    return terrella.record(environment(name), path, steps=options.record, max_episode_steps=200, progress=False)
+    path, how = options.out / "data" / f"{name}-{options.record}", {"max_episode_steps": 200, "progress": False}
+    return recorded_by(environment(name), path, [("sticky-random", options.record)], **how)
 
 
 def few(data: Dataset, path: Path, count: int, seed: int) -> Dataset:

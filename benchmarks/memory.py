@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import holds_world, median, write_json
+from common import holds_world, median, recorded_by, write_json
 from hidden import LeaveAndReturn, Story, judge, tell
 
 import terrella
@@ -137,11 +137,8 @@ def count(world: World) -> int:
 def recorded(name: str, arena: Arena, out: Path, episodes: int) -> Dataset:
     """Record once: episodes of exactly the frames of a clip, each seen from its beginning."""
     path = out / f"{name}-data"
-    if (path / "dataset.json").exists():
-        return Dataset(path)
-    steps = arena.observed + arena.predicted - 1
-    options: dict[str, Any] = {"episodes": episodes, "max_episode_steps": steps, "seed": 0}
-    return terrella.record(arena.env, path, policy=arena.recorder(), **options, **arena.kwargs)
+    how = {"max_episode_steps": arena.observed + arena.predicted - 1, "seed": 0, **arena.kwargs}
+    return recorded_by(arena.env, path, [(arena.recorder(), episodes)], "episodes", **how)
 
 
 def trained(

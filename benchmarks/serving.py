@@ -271,12 +271,13 @@ def main() -> None:
     told = read(options.trace) if options.trace else None
     sizes = options.sessions if told is None else [len({stretch.person for stretch in told})]
     settings = {key: getattr(options, key) for key in ("world", "batch", "steps", "precision", "device", "admit")}
-    for run, size, arm in itertools.product(range(options.runs), sizes, options.arms):
+    for run, size in itertools.product(range(options.runs), sizes):
         trace = told or make_up(size, options.seconds, options.fps, options.seed)
-        with server(arm, options.replicas, people=2 * size + 8, **settings) as url:
-            seen = asyncio.run(population(url, name, options.fps, trace, options.seconds, options.seed))
-        rows.append({"run": run, **row(seen, arm, size, options.fps)})
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        for arm in options.arms:
+            with server(arm, options.replicas, people=2 * size + 8, **settings) as url:
+                seen = asyncio.run(population(url, name, options.fps, trace, options.seconds, options.seed))
+            rows.append({"run": run, **row(seen, arm, size, options.fps)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     kept = ("arms", "fps", "replicas", "runs", "seconds")
     result = {
         "rows": rows,

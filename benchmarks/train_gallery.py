@@ -188,12 +188,9 @@ def build(name: str, seed: int, out: Path | None) -> Path:
 
 def record(recipe: Recipe, folder: Path) -> Dataset:
     """Record the dataset of a recipe, always the same one, as far as that has not been done."""
-    if recipe.by:
-        return recorded_by(recipe.env, folder, recipe.by, seed=1000, **recipe.record)
-    if (folder / "dataset.json").exists():
-        return Dataset(folder)
-    policy = recipe.policy() if recipe.policy else "sticky-random"
-    return terrella.record(recipe.env, folder, seed=1000, policy=policy, **recipe.record)
+    how, policy = dict(recipe.record), recipe.policy() if recipe.policy else "sticky-random"
+    unit = "episodes" if "episodes" in how else "steps"
+    return recorded_by(recipe.env, folder, recipe.by or [(policy, how.pop(unit))], unit, seed=1000, **how)
 
 
 def acting(name: str) -> dict[str, Any]:
