@@ -14,6 +14,7 @@ from test_page import at_least, browser, frame, until  # noqa: F401  (a fixture)
 from test_page import serving as page_serving
 from test_page import tiny as arena
 from test_serving import CAR, LEFT, POLE, QUICK, REST, RIGHT, WALK, Client, pixels, running, tiny
+from test_serving_faults import until as eventually
 from test_serving_protocol import count
 
 from terrella.cluster.gateway import Gateway
@@ -207,6 +208,7 @@ def test_watchers_go_where_the_session_is_and_do_not_move_it(tmp_path: Path) -> 
             player, guest = Follower(url), Follower(url)
             opened = player.open("car", seed=2, truth=False)
             token, watch = opened["token"], opened["watch"]
+            eventually(lambda: locate(store, token) is not None)  # a journal is written soon
             home = str(locate(store, token))
             here.full.add(home)
             gateway.refresh()
