@@ -91,8 +91,8 @@ class Seen:
 @contextlib.contextmanager
 def server(arm: str, replicas: int, **settings: Any) -> Iterator[str]:
     """A server in a process of its own; yields the address of its socket."""
-    batched = arm not in ("alone", "ray-alone")
-    told = {**settings, "batch": settings["batch"] if batched else 1, "exact": arm == "exact"}
+    exact, most = arm == "exact", 1 if arm in ("alone", "ray-alone") else settings["batch"]
+    told = {**settings, "batch": most or (16 if exact else 32), "exact": exact}
     told["replicas"] = replicas if arm.startswith("ray") else 0
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-c", SERVE, json.dumps(told), store]
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--world", default="coinrun", help="folder of a world, or a gallery name (default coinrun)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["alone", "together", "exact"])
     parser.add_argument("--fps", type=float, default=15.0, help="frames a second that everybody asks for (default 15)")
-    parser.add_argument("--batch", type=int, default=16, help="sessions stepped together at most (default 16)")
+    parser.add_argument("--batch", type=int, help="sessions stepped together at most (default 32, `exact` 16)")
     parser.add_argument("--replicas", type=int, default=2, help="processes of the arms over Ray (default 2)")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8, 16, 24, 32], help="populations")
     parser.add_argument("--trace", type=Path, help="CSV of who comes when, instead; see benchmarks/traffic.py")
