@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,6 +29,17 @@ FLAGS = {
 def test_the_flags_are_these_and_no_others():
     for command, flags in FLAGS.items():
         assert " ".join(inspect.signature(cli.COMMANDS[command]).parameters) == flags
+
+
+@pytest.fixture(autouse=True)
+def no_logs() -> Iterator[None]:
+    """What a command has set up does not write into the streams of later tests."""
+    loggers = [logging.getLogger(name) for name in ("terrella", "uvicorn")]
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers = handlers
+        logger.setLevel(level)
 
 
 @pytest.mark.parametrize("command", FLAGS)
