@@ -96,7 +96,7 @@ def serve(
         port: Port to listen on; 0 takes a free one.
         public: Address under which a proxy offers this server, as https://world.example; needs a token.
         token_file: File with the secret that every client must give; made, with a random one, if it is not there.
-        batch: Step up to so many sessions together (32; 16 with --exact) and refuse who would be late; 1 for each alone.
+        batch: Step up to so many sessions together (32; 16 with --exact), refuse who would be late; 1: each alone.
         exact: Pad every batch, so that a session's frames do not depend on the others by a single bit.
         keep: Folder in which sessions outlive a lost connection and a stopped server.
         clients: Connections at once.
