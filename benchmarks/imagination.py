@@ -138,7 +138,7 @@ def recordings(name: str, task: Task, kind: str, seed: int, options: argparse.Na
         return recorded(task.env, steps, options.out / f"random-{seed}", policy="random", **how)
     path = options.out / f"mixed-{seed}" / f"{name}-{steps}"
     if (path / "dataset.json").exists() and (found := Dataset(path)).steps >= steps:
-        return found
+        return found  # and the weak policy need not be learned again
     weak = in_truth(task, options.weak or task.weak, seed + 100)
     weak.deterministic = False
     return recorded_by(task.env, path, [("random", steps // 2), (weak, steps - steps // 2)], **how)

@@ -45,6 +45,8 @@ from traffic import Stretch, make_up, read, visits
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from terrella.serving.limits import default_batch
+
 SERVE = """
 import json, sys, torch
 from terrella.serving.limits import Limits
@@ -92,7 +94,7 @@ class Seen:
 def server(arm: str, replicas: int, **settings: Any) -> Iterator[str]:
     """A server in a process of its own; yields the address of its socket."""
     exact, most = arm == "exact", 1 if arm in ("alone", "ray-alone") else settings["batch"]
-    told = {**settings, "batch": most or (16 if exact else 32), "exact": exact}
+    told = {**settings, "batch": most or default_batch(exact), "exact": exact}
     told["replicas"] = replicas if arm.startswith("ray") else 0
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-c", SERVE, json.dumps(told), store]

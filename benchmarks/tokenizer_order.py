@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import write_json
+from common import recorded_by, write_json
 
 import terrella
 from terrella.data import Dataset
@@ -75,8 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, default=Path("runs/order-data"))
     options = parser.parse_args()
-    there = (options.data / "dataset.json").exists()
-    data = Dataset(options.data) if there else terrella.record("procgen/coinrun", options.data, steps=24_000, seed=1000)
+    data = recorded_by("procgen/coinrun", options.data, [("sticky-random", 24_000)], seed=1000)
     rows = []
     for seed in options.seeds:
         for order in ("first", "together"):

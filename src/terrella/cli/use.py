@@ -124,7 +124,7 @@ def serve(
     from ..engine import engine_settings
     from ..serving import guard
     from ..serving import serve as run
-    from ..serving.limits import Limits
+    from ..serving.limits import Limits, default_batch
     from ..serving.logs import configure_logs
     from ..world import World
 
@@ -143,7 +143,7 @@ def serve(
         "host": host,
         "port": port,
         "token": token,
-        "batch": (16 if exact else 32) if batch is None else batch,  # exact ones are all padded to so many
+        "batch": default_batch(exact) if batch is None else batch,
         "exact": exact,
         "limits": Limits(clients=clients, sessions=sessions),
         "device": device,

@@ -44,6 +44,11 @@ class Limits:
     store_bytes: int = 16 * 2**30
 
 
+def default_batch(exact: bool) -> int:
+    """How many sessions a server for many steps together at most, where nobody says; exact batches are all padded."""
+    return 16 if exact else 32
+
+
 class Allowance:
     """So many events a second on average, and at most as many at once."""
 
