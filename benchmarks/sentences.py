@@ -118,7 +118,8 @@ class Bench:
         self.recipe = RECIPES[name]
         self.env = make(self.recipe.env)
         self.spec = describe(self.env)
-        self.chunk = find_sentences(self.env).chunk
+        sentences = find_sentences(self.env)
+        self.chunk, self.pace = sentences.chunk, sentences.pace
         self.marks = (1, self.chunk // 4, self.chunk // 2, self.chunk)
         self._asked: dict[str, Asked] = {}
         self._ceilings: dict[str, dict[str, Any]] = {}
@@ -211,7 +212,7 @@ class Bench:
     def truth(self) -> Truth:
         """What truly happens for `--frames` frames under sentences that can be done; no episode ends before."""
         options = self.options
-        longer = {self.limit: options.frames + options.context + 1}
+        longer = {self.limit: self.pace * (options.frames + options.context + 1)}
 
         def lasting() -> gym.Env:
             return told(**{**gym.spec(self.recipe.env).kwargs, "held_out": HELD_OUT, **longer})

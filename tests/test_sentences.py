@@ -193,6 +193,21 @@ def test_a_sentence_lasts_a_chunk_and_begins_anew() -> None:
     assert directions == [(first - turned) % 4 for turned in (1, 1, 1, 2, 2, 2, 1)]
 
 
+def test_a_pace_leaves_out_frames_and_nothing_else() -> None:
+    """One step at pace 3 is three steps at pace 1, and a chunk lasts as long."""
+    fast, slow = opened(ARENAS[1]), opened(ARENAS[1], pace=1)
+    assert (fast[1].chunk, slow[1].chunk) == (8, 24)
+    assert arenas.describe(fast[0]).fps == arenas.describe(slow[0]).fps / 3
+    for sentence in ["move up"] * 10 + ["go to the red disc"] * 3:
+        seen = fast[0].step(sentence)
+        for _ in range(3):
+            every = slow[0].step(sentence)
+        assert (seen[0] == every[0]).all()
+        assert seen[4]["done"] == every[4]["done"]
+    with pytest.raises(ArenaError, match="pace 0"):
+        opened(ARENAS[1], pace=0)
+
+
 def test_the_describer_knows_deeds_from_other_things() -> None:
     """Facts made by hand: what was done is said, what only looks like it is not."""
     speaker = GridSpeaker.__new__(GridSpeaker)
@@ -484,7 +499,7 @@ def test_the_benchmark_measures_worlds_once(tmp_path: Any, monkeypatch: Any, cap
     bench = importlib.import_module("sentences")
     monkeypatch.delitem(sys.modules, "sentences")
     few: dict[str, Any] = {"arenas": "pucks", "seeds": 0, "speak": 60, "hindsight": 30, "train": "2steps"}
-    few |= {"preset": "debug", "device": "cpu", "moments": 1, "branches": 3, "context": 1, "lead": 0, "sessions": 2}
+    few |= {"preset": "debug", "device": "cpu", "moments": 2, "branches": 3, "context": 1, "lead": 0, "sessions": 2}
     few |= {"frames": 20, "out": tmp_path}
     how = [word for name, value in few.items() for word in (f"--{name}", str(value))]
     how += ["--conditions", "known", "new deed", "endurance"]
@@ -497,7 +512,7 @@ def test_the_benchmark_measures_worlds_once(tmp_path: Any, monkeypatch: Any, cap
     assert [row["condition"] for row in result["pooled"]] == ["known", "new deed"]
     for row in (known, new):
         assert row["simulator"]["row"]["mean"] == [1.0] * 4
-        assert row["horizons"] == [1, 6, 12, 24]
+        assert row["horizons"] == [1, 2, 4, 8]
     assert (lives["marks"], lives["true_lengths"], len(lives["motion_sessions"])) == ([10], [20, 20], 2)
     monkeypatch.setattr(bench.Bench, "run", None)  # nothing is left to do
     bench.main(how)

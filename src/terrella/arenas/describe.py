@@ -52,5 +52,5 @@ def _fps(env: gym.Env) -> float:
     if comes_from(core, "ale_py"):
         skip = core._frameskip  # type: ignore[attr-defined]
         return ALE_FPS / (skip if isinstance(skip, int) else (skip[0] + skip[1] - 1) / 2)
-    rate = core.metadata.get("render_fps")
+    rate = env.metadata.get("render_fps")
     return float(rate) if isinstance(rate, (int, float)) and 0 < rate <= 120 else DEFAULT_FPS

@@ -1,18 +1,18 @@
 """Environments that are told what to do: the action is a sentence, and a small controller carries it out.
 
 `terrella/Sentences-v0` puts `Sentences` around any environment with a `Speaker`. A sentence lasts a *chunk* of frames:
-each step takes the sentence again and plays one primitive action of its controller. So every frame of a chunk carries
-the chunk's sentence as its action, and whatever learns from frames and actions learns from these without knowing of
-chunks.
+each step takes the sentence again and plays one primitive action of its controller, or `pace` of them where one changes
+little. So every frame of a chunk carries the chunk's sentence as its action, and whatever learns from frames and actions
+learns from these without knowing of chunks.
 
 What was really done is said by `Speaker.did`, from the true state alone: it decides whether a sentence was carried out
 (`info["done"]`), and it describes, in hindsight, what somebody else did (`terrella.data.speech`).
 
-| id | inside | a chunk |
-|---|---|---|
-| `terrella/Sentences-v0` | `inside="..."`, with arguments of its own | the speaker's |
-| `terrella/SentencesGrid-v0` | `MiniGrid-GoToObject-8x8-N2-v0` with three things | 12 |
-| `terrella/SentencesPucks-v0` | `terrella/Pucks-v0`, nearly at rest | 24 |
+| id | inside | a chunk | pace |
+|---|---|---|---|
+| `terrella/Sentences-v0` | `inside="..."`, with arguments of its own | the speaker's | 1 |
+| `terrella/SentencesGrid-v0` | `MiniGrid-GoToObject-8x8-N2-v0` with three things | 12 | 1 |
+| `terrella/SentencesPucks-v0` | `terrella/Pucks-v0`, nearly at rest | 8 | 3 |
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ S = TypeVar("S", bound="type[Speaker]")
 class Speaker(ABC):
     """What can be said of one simulator: which deeds there are, how they are done, and what was done.
 
-    verbs: the deeds, and how they are said. rest: the one in which nothing is done. chunk: steps that a sentence lasts,
-    unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are part of saved
+    verbs: the deeds, and how they are said. rest: the one in which nothing is done. chunk: primitive actions that a
+    sentence lasts, unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are part of saved
     states.
     """
 
@@ -109,15 +109,16 @@ class Spoken(spaces.Text):
 class Sentences(gym.Wrapper):
     """Takes sentences and plays the primitive actions that carry them out.
 
-    Observations, rewards and ends are those of the environment inside. A sentence begins when another was current, or
-    when `chunk` steps of it are over; text that means nothing is answered by `idle`. `info` tells whether the sentence
-    was `understood`, and whether what happened since it began is what it asks for, `done`.
+    Observations and ends are those of the environment inside, and so are rewards, summed over a step. A sentence begins
+    when another was current, or when `chunk` steps of it are over; text that means nothing is answered by `idle`. `info`
+    tells whether the sentence was `understood`, and whether what happened since it began is what it asks for, `done`.
 
-    chunk: steps a sentence lasts (0: as the speaker has it). held_out: see `Grammar`. Raises `ArenaError` for an
-    environment that nobody can speak of, `ConfigError` for other settings.
+    chunk: steps a sentence lasts (0: as the speaker has it). pace: primitive actions a step. held_out: see `Grammar`.
+    Raises `ArenaError` for an environment that nobody can speak of and for other settings, `ConfigError` for another
+    `held_out`.
     """
 
-    def __init__(self, env: gym.Env, chunk: int = 0, held_out: int = HELD_OUT) -> None:
+    def __init__(self, env: gym.Env, chunk: int = 0, pace: int = 1, held_out: int = HELD_OUT) -> None:
         super().__init__(env)
         found = next((cls for cls in _SPEAKERS if cls.matches(env.unwrapped)), None)
         if found is None:
@@ -125,11 +126,16 @@ class Sentences(gym.Wrapper):
             raise ArenaError(
                 f"nobody can speak of {env.unwrapped}: there are {known}. Register a terrella.arenas.sentences.Speaker."
             )
-        if chunk < 0:
-            raise ArenaError(f"chunk is {chunk}; expected steps that a sentence lasts, or 0 for {found.chunk}.")
+        if chunk < 0 or pace < 1:
+            raise ArenaError(
+                f"chunk is {chunk}, pace {pace}; expected steps that a sentence lasts, or 0 for {found.chunk} primitive "
+                "actions, and at least one of these a step."
+            )
         grammar = _grammar(found, held_out)
         self._kind = found
-        self.chunk = chunk or found.chunk
+        self.chunk, self.pace = chunk or -(-found.chunk // pace), pace
+        rate = self.metadata.get("render_fps")
+        self.metadata = {**self.metadata, **({"render_fps": rate / pace} if rate else {})}
         self.action_space: Any = Spoken(grammar, grammar.say(found.rest, 0))
         self._forget()
 
@@ -150,7 +156,7 @@ class Sentences(gym.Wrapper):
 
     def feasible(self) -> list[Deed]:
         """Return deeds that could be asked for now and be done within a chunk."""
-        return self.speaker.feasible(self.chunk)
+        return self.speaker.feasible(self.chunk * self.pace)
 
     def begin(self, sentence: str, script: Sequence[Any] = ()) -> None:
         """Begin a sentence, also where it is the current one.
@@ -166,21 +172,29 @@ class Sentences(gym.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Play one primitive action of what the sentence asks for."""
+        """Play what the sentence asks for, `pace` primitive actions of it."""
         if not isinstance(action, str):
             raise ActionError(f"action {action!r} is a {type(action).__name__}; expected a sentence, as text.")
-        if action != self.sentence or not self.trace or len(self.played) >= max(self.chunk, len(self.script)):
+        if action != self.sentence or not self.trace or len(self.played) >= max(self.chunk * self.pace, len(self.script)):
             self.begin(action)
-        deed, passed, speaker = self.grammar.understand(action), len(self.played), self.speaker
-        if passed < len(self.script):
-            primitive = self.script[passed]
-        else:
-            primitive = speaker.idle() if deed is None else speaker.act(deed, self.trace[0], passed)
-        observation, reward, terminated, truncated, info = self.env.step(primitive)
-        self.played.append(primitive)
-        self.trace.append(self.speaker.facts())
+        deed, total = self.grammar.understand(action), 0.0
+        for _ in range(self.pace):
+            primitive = self._primitive(deed)
+            observation, reward, terminated, truncated, info = self.env.step(primitive)
+            self.played.append(primitive)
+            self.trace.append(self.speaker.facts())
+            total += float(reward)
+            if terminated or truncated:
+                break
         said = {"understood": deed is not None, "done": self.done}
-        return observation, reward, terminated, truncated, {**info, **said}
+        return observation, total, terminated, truncated, {**info, **said}
+
+    def _primitive(self, deed: Deed | None) -> Any:
+        """Choose the next primitive action."""
+        passed, speaker = len(self.played), self.speaker
+        if passed < len(self.script):
+            return self.script[passed]
+        return speaker.idle() if deed is None else speaker.act(deed, self.trace[0], passed)
 
     def _forget(self) -> None:
         self.sentence = ""
@@ -207,16 +221,19 @@ def _grammar(kind: type[Speaker], held_out: int) -> Grammar:
     return Grammar(kind.verbs, held_out)
 
 
-def told(inside: str, chunk: int = 0, held_out: int = HELD_OUT, size: int = 64, **kwargs: Any) -> gym.Env:
+def told(
+    inside: str, chunk: int = 0, pace: int = 1, held_out: int = HELD_OUT, size: int = 64, **kwargs: Any
+) -> gym.Env:
     """Make an environment that takes sentences and shows pictures of `size` pixels; kwargs are for the one inside."""
     symbols = inside.startswith(("MiniGrid-", "BabyAI-"))  # their own observations are codes of cells
-    return Sentences(make(inside, pixels=symbols, size=size, **kwargs), chunk, held_out)
+    return Sentences(make(inside, pixels=symbols, size=size, **kwargs), chunk, pace, held_out)
 
 
 _TOLD: dict[str, dict[str, Any]] = {
     "Sentences": {},
     "SentencesGrid": {"inside": "MiniGrid-GoToObject-8x8-N2-v0", "numObjs": 3, "tile_size": 8},
-    "SentencesPucks": {"inside": "terrella/Pucks-v0", "count": (2, 3), "speed": 0.1, "mass": (0.5, 1.0), "drag": 1.0},
+    "SentencesPucks": {"inside": "terrella/Pucks-v0", "pace": 3}
+    | {"count": (2, 3), "speed": 0.1, "mass": (0.5, 1.0), "drag": 1.0},
 }
 for _name, _kwargs in _TOLD.items():
     gym.register(f"terrella/{_name}-v0", f"{__name__}:told", kwargs=_kwargs)

@@ -85,10 +85,11 @@ class Hindsight(Policy):
         for _ in range(TRIES):
             trace, played = self._wander()
             self._fork.restore(state)
-            for length in range(len(played), 0, -1):
+            for steps in range(len(played) // env.pace, 0, -1):
+                length = steps * env.pace
                 deeds = allowed(env, env.speaker.did(trace[: length + 1], played[:length]))
                 if deeds:
-                    self._sentence, self._left = phrase(env, deeds[self._rng.integers(len(deeds))], self._rng), length
+                    self._sentence, self._left = phrase(env, deeds[self._rng.integers(len(deeds))], self._rng), steps
                     env.begin(self._sentence, played[:length])
                     return
         self._sentence, self._left = ask(env, self._rng), env.chunk
@@ -101,7 +102,7 @@ class Hindsight(Policy):
         """
         env = self._env
         speaker, trace, played, action = env.speaker, [env.speaker.facts()], [], None
-        for _ in range(env.chunk):
+        for _ in range(env.chunk * env.pace):
             action = speaker.wander(self._rng, action)
             _, _, terminated, truncated, _ = env.env.step(action)
             if terminated or truncated:
