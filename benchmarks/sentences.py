@@ -125,12 +125,17 @@ class Bench:
         self._ceilings: dict[str, dict[str, Any]] = {}
         self._entrants: dict[int, WorldEntrant] = {}
 
+    @property
+    def shares(self) -> dict[str, int]:
+        """Who records, and how many transitions."""
+        given = {"speak": self.options.speak, "hindsight": self.options.hindsight}
+        return {policy: steps if given[policy] is None else given[policy] for policy, steps in self.recipe.by}
+
     @cached_property
     def data(self) -> Dataset:
         """What worlds are trained on."""
-        speak, hindsight = self.options.speak, self.options.hindsight
-        path = self.options.out / "data" / f"{self.arena}-{speak}-{hindsight}"
-        shares = [(policy, steps) for policy, steps in (("speak", speak), ("hindsight", hindsight)) if steps]
+        path = self.options.out / "data" / "-".join(map(str, (self.arena, *self.shares.values())))
+        shares = [(policy, steps) for policy, steps in self.shares.items() if steps]
         return recorded_by(self.recipe.env, path, shares, seed=1000, progress=False, **self.recipe.record)
 
     @cached_property
@@ -151,15 +156,16 @@ class Bench:
         if options.world:
             return World.load(options.world.format(arena=self.arena, seed=seed), options.device or "cpu")
         preset, budget = options.preset or recipe.preset, options.train or recipe.budget
-        parts = (self.arena, seed, options.speak, options.hindsight, budget, preset, options.decoder or "default")
+        decoder = options.decoder or recipe.decoder
+        parts = (self.arena, seed, *self.shares.values(), budget, preset, decoder or "default")
         path = options.out / "worlds" / "-".join(map(str, parts))
         if holds_world(path):
             return World.load(path, options.device or "cpu")
         withheld = 0.0 if recipe.training is None else recipe.training.action_dropout
         training = replace(
-            training_config(preset, decoder=options.decoder, spec=self.data.spec), action_dropout=withheld
+            training_config(preset, decoder=decoder, spec=self.data.spec), action_dropout=withheld
         )
-        how: dict[str, Any] = {"budget": budget, "preset": preset, "decoder": options.decoder, "training": training}
+        how: dict[str, Any] = {"budget": budget, "preset": preset, "decoder": decoder, "training": training}
         return terrella.train(self.data, path, seed=seed, device=options.device, progress=False, **how)
 
     def run(self, seed: int, part: str) -> dict[str, dict[str, Any]]:
@@ -290,11 +296,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--arenas", nargs="+", choices=ARENAS, default=list(ARENAS))
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of worlds")
     made.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
-    made.add_argument("--speak", type=int, default=40_000, help="transitions recorded by 'speak' (default 40000)")
-    made.add_argument("--hindsight", type=int, default=20_000, help="and by 'hindsight' (default 20000)")
+    made.add_argument("--speak", type=int, help="transitions recorded by 'speak' (default: the recipe's)")
+    made.add_argument("--hindsight", type=int, help="and by 'hindsight' (default: the recipe's)")
     made.add_argument("--train", help="training of each world: 20m, 90s, 2000steps (default: the recipe's)")
     made.add_argument("--preset", help="size of each world (default: the recipe's)")
-    made.add_argument("--decoder", help="of each world (default: the preset's)")
+    made.add_argument("--decoder", help="of each world (default: the recipe's)")
     made.add_argument(
         "--world", default="", help="folders of worlds made elsewhere, with {arena} and {seed} in the name"
     )
