@@ -162,9 +162,7 @@ class Bench:
         if holds_world(path):
             return World.load(path, options.device or "cpu")
         withheld = 0.0 if recipe.training is None else recipe.training.action_dropout
-        training = replace(
-            training_config(preset, decoder=decoder, spec=self.data.spec), action_dropout=withheld
-        )
+        training = replace(training_config(preset, decoder=decoder, spec=self.data.spec), action_dropout=withheld)
         how: dict[str, Any] = {"budget": budget, "preset": preset, "decoder": decoder, "training": training}
         return terrella.train(self.data, path, seed=seed, device=options.device, progress=False, **how)
 

@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 from common import arguments, holds_world, keep_row, kept_row, recorded, write_json
-from drift import LENGTH, MARKS, dreamed, drift, futures
+from drift import LENGTH, dreamed, drift, futures
+from tabled.language import supervision
 
 import terrella
 from terrella.data import Dataset
@@ -121,20 +122,6 @@ def judged(row: Row, data: Dataset, truths: list[Truth], options: argparse.Names
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a table to read: the mean over seeds, and the least and the largest."""
-    lines = ["| task | taught by | error at 1, 1x, 10x | drift | slow state | its actions |", "|---|---|" + "---:|" * 4]
-    for task, arm in dict.fromkeys((row["task"], row["arm"]) for row in rows):
-        own = [row for row in rows if (row["task"], row["arm"]) == (task, arm)]
-        shares = np.array([[row["share"][MARKS.index(h)] for h in (1, LENGTH, 10 * LENGTH)] for row in own])
-        far = ", ".join(
-            f"{m:.3f} ({a:.3f} to {b:.3f})" for m, a, b in zip(shares.mean(0), shares.min(0), shares.max(0))
-        )
-        slope, state, action = (np.mean([row[key] for row in own]) for key in ("slope", "state", "action"))
-        lines.append(f"| {task} | {arm} | {far} | {slope:.3f} | {state:.3f} | {action:.2f} |")
-    return "\n".join(lines)
-
-
 def sources(task: str, options: argparse.Namespace) -> tuple[Callable[[], Dataset], Callable[[], list[Truth]]]:
     """The recordings and true futures of a task, made when first asked for."""
     env, steps = TASKS[task]
@@ -168,8 +155,9 @@ def main() -> None:
             found = judged(row, data(), truths(), options)
             keep_row(file, found, settings(options))
         rows += [found] if found else []
-    print(table(rows))
-    write_json({"rows": rows, "settings": settings(options), "length": LENGTH}, options.json, seeds=options.seeds)
+    result = {"rows": rows, "settings": settings(options), "length": LENGTH}
+    print(supervision(result))
+    write_json(result, options.json, seeds=options.seeds)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import re
 from pathlib import Path
 
-from tabled import speed, understanding, use, worlds
+from tabled import language, speed, understanding, use, worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,12 +39,15 @@ PAGES = {
     "docs/dimensions.md": {"dimensions": understanding.dimensions},
     "docs/drift.md": {"drift": worlds.drift},
     "docs/evaluation.md": {"leaderboard": understanding.leaderboard, "sensitivity": understanding.sensitivity},
+    "docs/labels.md": {"latent_actions": language.latent_actions},
+    "docs/language.md": {"sentences": language.sentences},
     "docs/learning.md": {"imagination": use.imagination, "dyna": use.dyna},
     "docs/planning.md": {"planning": use.planning, "heads": use.heads, "posttrain": use.posttrain}
     | {"deliberate": use.deliberate},
     "docs/reasoning.md": {"reasoner": use.reasoner, "proposal": use.proposal},
     "docs/speed.md": {f"speed-{make.__name__}": make for make in SPEED}
     | {"speed-feature_caches-fine": speed.feature_caches},
+    "docs/two-clocks.md": {"two_clocks": language.two_clocks, "supervision": language.supervision},
 }
 
 

@@ -61,8 +61,8 @@ def remembers(backbone: Part, patch: int) -> WorldConfig:
     return WorldConfig(backbone, Part("regression"), {"pixels": Part("patches", {"size": patch})}, dream_level=0.0)
 
 
-# What sentences lead to is certain, and a decoder without noise learns it in a fraction of the steps: behind noise, most
-# of a frame is read off the frame itself, and little is left for the sentence to say. A tenth of all actions is
+# What sentences lead to is certain, and a decoder without noise learns it in a fraction of the steps: behind noise,
+# most of a frame is read off the frame itself, and little is left for the sentence to say. A tenth of all actions is
 # withheld, so that what a sentence adds can be strengthened (`Engine(guidance=...)`).
 TOLD: dict[str, Any] = {
     "policy": Speak,

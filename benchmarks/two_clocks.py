@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from common import arguments, holds_world, median, recorded, write_json
-from drift import HORIZONS, LENGTH, MARKS, TASKS, dreamed, drift, futures
+from drift import LENGTH, TASKS, dreamed, drift, futures
+from tabled.language import two_clocks
 
 import terrella
 from terrella.data import Dataset
@@ -119,22 +120,6 @@ def speeds(engines: dict[str, Engine], truth: Truth, rounds: int) -> dict[str, d
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a table to read, the mean over seeds."""
-    lines = ["| arm | seam | error at 1x, 10x | drift | frames to sight | ms to draw | fps |", "|---|" + "---:|" * 6]
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        at = [MARKS.index(h) for h in (HORIZONS[0], HORIZONS[-1])]
-        seam, slope, wait, ms, fps = (
-            np.mean([r[k] for r in own]) for k in ("seam", "slope", "frames", "step_ms", "fps")
-        )
-        near, far = (np.mean([r["share"][i] for r in own]) for i in at)
-        lines.append(
-            f"| {arm} | {seam:.2f} | {near:.2f}, {far:.2f} | {slope:.2f} | {wait:.1f} | {ms:.1f} | {fps:.0f} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Record, train and judge all arms, and print the table and all of it."""
     parser = arguments(__doc__, rounds=20)
@@ -170,8 +155,9 @@ def main() -> None:
                 **drift(error, other),
             }
             rows.append(found)
-    print(table(rows))
-    write_json({"rows": rows, "task": options.task, "length": LENGTH}, options.json, seeds=options.seeds)
+    result = {"rows": rows, "task": options.task, "length": LENGTH}
+    print(two_clocks(result))
+    write_json(result, options.json, seeds=options.seeds)
 
 
 if __name__ == "__main__":

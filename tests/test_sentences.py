@@ -514,6 +514,9 @@ def test_the_benchmark_measures_worlds_once(tmp_path: Any, monkeypatch: Any, cap
         assert row["simulator"]["row"]["mean"] == [1.0] * 4
         assert row["horizons"] == [1, 2, 4, 8]
     assert (lives["marks"], lives["true_lengths"], len(lives["motion_sessions"])) == ([10], [20, 20], 2)
+    table = importlib.import_module("tabled.language").sentences(result).splitlines()
+    assert [line.split(" |")[0] for line in table[2:4]] == ["| pucks, known", "| pucks, new deed"]
+    assert table[-3].endswith(f"| {lives['alive']} of 2 |")
     monkeypatch.setattr(bench.Bench, "run", None)  # nothing is left to do
     bench.main(how)
     assert json.loads(capsys.readouterr().out)["rows"] == [known, new, lives]

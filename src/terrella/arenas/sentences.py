@@ -1,9 +1,9 @@
 """Environments that are told what to do: the action is a sentence, and a small controller carries it out.
 
 `terrella/Sentences-v0` puts `Sentences` around any environment with a `Speaker`. A sentence lasts a *chunk* of frames:
-each step takes the sentence again and plays one primitive action of its controller, or `pace` of them where one changes
-little. So every frame of a chunk carries the chunk's sentence as its action, and whatever learns from frames and actions
-learns from these without knowing of chunks.
+each step takes the sentence again and plays one primitive action of its controller, or `pace` of them where one
+changes little. So every frame of a chunk carries the chunk's sentence as its action, and whatever learns from frames
+and actions learns from these without knowing of chunks.
 
 What was really done is said by `Speaker.did`, from the true state alone: it decides whether a sentence was carried out
 (`info["done"]`), and it describes, in hindsight, what somebody else did (`terrella.data.speech`).
@@ -37,8 +37,8 @@ class Speaker(ABC):
     """What can be said of one simulator: which deeds there are, how they are done, and what was done.
 
     verbs: the deeds, and how they are said. rest: the one in which nothing is done. chunk: primitive actions that a
-    sentence lasts, unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are part of saved
-    states.
+    sentence lasts, unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are
+    part of saved states.
     """
 
     verbs: ClassVar[tuple[Verb, ...]]
@@ -109,9 +109,10 @@ class Spoken(spaces.Text):
 class Sentences(gym.Wrapper):
     """Takes sentences and plays the primitive actions that carry them out.
 
-    Observations and ends are those of the environment inside, and so are rewards, summed over a step. A sentence begins
-    when another was current, or when `chunk` steps of it are over; text that means nothing is answered by `idle`. `info`
-    tells whether the sentence was `understood`, and whether what happened since it began is what it asks for, `done`.
+    Observations and ends are those of the environment inside, and so are rewards, summed over a step. A sentence
+    begins when another was current, or when `chunk` steps of it are over; text that means nothing is answered by
+    `idle`. `info` tells whether the sentence was `understood`, and whether what happened since it began is what it asks
+    for, `done`.
 
     chunk: steps a sentence lasts (0: as the speaker has it). pace: primitive actions a step. held_out: see `Grammar`.
     Raises `ArenaError` for an environment that nobody can speak of and for other settings, `ConfigError` for another
@@ -128,8 +129,8 @@ class Sentences(gym.Wrapper):
             )
         if chunk < 0 or pace < 1:
             raise ArenaError(
-                f"chunk is {chunk}, pace {pace}; expected steps that a sentence lasts, or 0 for {found.chunk} primitive "
-                "actions, and at least one of these a step."
+                f"chunk is {chunk}, pace {pace}; expected steps that a sentence lasts, or 0 for {found.chunk} "
+                "primitive actions, and at least one of these a step."
             )
         grammar = _grammar(found, held_out)
         self._kind = found
@@ -175,7 +176,8 @@ class Sentences(gym.Wrapper):
         """Play what the sentence asks for, `pace` primitive actions of it."""
         if not isinstance(action, str):
             raise ActionError(f"action {action!r} is a {type(action).__name__}; expected a sentence, as text.")
-        if action != self.sentence or not self.trace or len(self.played) >= max(self.chunk * self.pace, len(self.script)):
+        longest = max(self.chunk * self.pace, len(self.script))
+        if action != self.sentence or not self.trace or len(self.played) >= longest:
             self.begin(action)
         deed, total = self.grammar.understand(action), 0.0
         for _ in range(self.pace):
