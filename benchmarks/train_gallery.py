@@ -168,7 +168,7 @@ RECIPES = {
         {"max_episode_steps": 120},
         "6000steps",
         "",
-        by=(("speak", 60_000), ("hindsight", 15_000)),
+        by=(("speak", 80_000), ("hindsight", 10_000)),
         **TOLD,
     ),
 }

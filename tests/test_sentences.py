@@ -229,7 +229,7 @@ def test_the_describer_knows_deeds_from_other_things() -> None:
 def test_a_push_needs_a_touch() -> None:
     told = opened(ARENAS[1])[1]
     place = np.array([[0.5, 0.3], [0.5, 0.5]])
-    still = {"place": place, "velocity": np.zeros((2, 2)), "radius": np.full(2, 0.08)}
+    still = {"place": place, "velocity": np.zeros((2, 2)), "radius": np.full(2, 0.08), "colour": np.array([0, 1])}
     drifting = [still | {"place": place + np.array([[0, 0], [0, 0.02 * t]])} for t in range(6)]
     assert ("push", "up", "red") not in told.speaker.did(drifting, [])
     touching = [still | {"place": place + np.array([[0, 0.04], [0, 0]])}]

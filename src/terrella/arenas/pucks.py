@@ -44,6 +44,7 @@ STATE: dict[str, tuple[str, float, float]] = {
     "radius": ("m", 0.01, SIDE / 4),
     "friction": ("1", 0.0, 10.0),
     "restitution": ("1", 0.0, 1.0),
+    "colour": ("place among the colours", 0, len(COLOURS) - 1),
     "gravity": ("m/s^2", -100.0, 100.0),
     "drag": ("1/s", 0.0, 100.0),
     "gust": ("N", 0.0, 100.0),
@@ -62,6 +63,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
     at most `speed` m/s each way, and its mass (kg), radius (m), friction and restitution from the ranges. Where two
     discs touch, their frictions and restitutions are multiplied; walls have 1 of both. drag: the share of velocity
     lost, 1/s. gust: standard deviation of a random force on each disc, drawn each tick: the only chance there is.
+    mixed: whether the order in which pucks get the seven colours is drawn, too; each comes again at the eighth.
 
     Raises `ArenaError` for numbers that make no world, `MissingExtra` without pymunk.
     """
@@ -71,6 +73,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
     radius: np.ndarray
     friction: np.ndarray
     restitution: np.ndarray
+    colour: np.ndarray
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": TICKS}  # noqa: RUF012 - Gymnasium's own form
 
@@ -87,6 +90,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
         gravity: Range = (0.0, 0.0),
         drag: float = 0.3,
         gust: float = 0.0,
+        mixed: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if not (view >= 8 and 0 <= count[0] <= count[1] <= MOST):
@@ -100,6 +104,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
         self.view, self.count, self.speed, self.ranges = int(view), count, float(speed), ranges
         self.gravity, self.drag, self.gust = np.array(gravity, np.float64), float(drag), float(gust)
         self._made_with = (self.gravity, self.drag, self.gust)
+        self.mixed = mixed
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (self.view, self.view, 3), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -145,7 +150,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
             along, across = dx * cosine[i] + dy * sine[i], np.abs(dy * cosine[i] - dx * sine[i])
             spoke = disc * ((0.012 - across) / pixel + 0.5).clip(0, 1) * (along > 0)
             box = frame[self.view - high : self.view - low, left:right]
-            box += disc[:, :, None] * (np.array(COLOURS[1 + (i - 1) % (len(COLOURS) - 1)] if i else COLOURS[0]) - box)
+            box += disc[:, :, None] * (np.array(COLOURS[self.colour[i]]) - box)
             box += spoke[:, :, None] * (np.array(SPOKE) - box)
         return np.rint(frame).astype(np.uint8)
 
@@ -161,6 +166,8 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
         self.position = centre + random.uniform(-1, 1, (n, 2)) * room
         self.velocity = random.uniform(-self.speed, self.speed, (n, 2))
         self.angle, self.spin = random.uniform(-math.pi, math.pi, n), np.zeros(n)
+        hues = 1 + (random.permutation(len(COLOURS) - 1) if self.mixed else np.arange(len(COLOURS) - 1))
+        self.colour = np.append(0, np.resize(hues, n - 1))
         self.gravity, self.drag, self.gust = self._made_with
 
     def _advance(self, force: np.ndarray) -> None:

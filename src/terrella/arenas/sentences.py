@@ -234,7 +234,7 @@ def told(
 _TOLD: dict[str, dict[str, Any]] = {
     "Sentences": {},
     "SentencesGrid": {"inside": "MiniGrid-GoToObject-8x8-N2-v0", "numObjs": 3, "tile_size": 8},
-    "SentencesPucks": {"inside": "terrella/Pucks-v0", "pace": 3}
+    "SentencesPucks": {"inside": "terrella/Pucks-v0", "pace": 3, "mixed": True}
     | {"count": (2, 3), "speed": 0.1, "mass": (0.5, 1.0), "drag": 1.0},
 }
 for _name, _kwargs in _TOLD.items():

@@ -16,7 +16,7 @@ from .grammar import Deed, Verb
 from .pucks import FORCE, SIDE, TICKS, Pucks
 from .sentences import Facts, Speaker, speaker
 
-COLOURS = ("red", "blue", "yellow", "green", "purple", "orange", "cyan")  # of the discs after the white one
+COLOURS = ("red", "blue", "yellow", "green", "purple", "orange", "cyan")  # as `pucks.COLOURS` has them, after white
 DIRECTIONS = {"up": (0.0, 1.0), "right": (1.0, 0.0), "down": (0.0, -1.0), "left": (-1.0, 0.0)}
 TOUCH = 0.01  # metres between two discs that count as touching
 NEAR = 0.04  # metres left when one has gone to a disc
@@ -28,7 +28,7 @@ GAIN = 0.6  # share of a difference in velocity that a push makes up for in one 
 
 @speaker
 class PucksSpeaker(Speaker):
-    """Deeds of the white disc. Facts: places, velocities and radii of all discs, the white one's first."""
+    """Deeds of the white disc. Facts: places, velocities, radii and colours of all discs, the white one's first."""
 
     chunk = 24
     rest = ("hold still",)
@@ -60,14 +60,15 @@ class PucksSpeaker(Speaker):
     def facts(self) -> Facts:
         """Return what is measured of every disc."""
         env = self.env
-        return {"place": env.position.copy(), "velocity": env.velocity.copy(), "radius": env.radius.copy()}
+        disc = {"place": env.position, "velocity": env.velocity, "radius": env.radius, "colour": env.colour}
+        return {name: values.copy() for name, values in disc.items()}
 
     def feasible(self, steps: int) -> list[Deed]:
         """Return pushes with room behind and ahead, and where one could go and move."""
         del steps  # a chunk is long enough to cross the box
         env, found = self.env, []
         place, radius = env.position, env.radius
-        for i, colour in enumerate(COLOURS[: len(place) - 1], 1):
+        for colour, i in _named(env.colour).items():
             for direction, way in DIRECTIONS.items():
                 behind, ahead = self._behind(i, direction), place[i] + 3 * PUSHED * np.array(way)
                 room = (np.minimum(behind, SIDE - behind) >= radius[0]).all()
@@ -88,8 +89,8 @@ class PucksSpeaker(Speaker):
         if verb == "move":
             gone = float((place[0] - begun["place"][0]) @ np.array(DIRECTIONS[deed[1]]))
             return self._steer(0.6 * np.array(DIRECTIONS[deed[1]]) * (gone < 2 * MOVED))
-        i = COLOURS.index(deed[-1]) + 1 if verb in ("push", "go") else 0
-        if i == 0 or i >= len(place):  # nothing to do, or no such disc
+        i = _named(self.env.colour).get(deed[-1]) if verb in ("push", "go") else None
+        if i is None:  # nothing to do, or no such disc
             return self.idle()
         if verb == "go":
             apart = place[i] - place[0]
@@ -124,7 +125,7 @@ class PucksSpeaker(Speaker):
         """Say what was pushed (touched, made to move that way, and moved), gone to, and how the white disc moved."""
         del played
         first, last, found = trace[0], trace[-1], []
-        for i, colour in enumerate(COLOURS[: len(first["place"]) - 1], 1):
+        for colour, i in _named(first["colour"]).items():
             touched = [t for t, facts in enumerate(trace) if _gap(facts, i) <= TOUCH]
             if touched:
                 before = trace[max(touched[0] - 1, 0)]
@@ -150,6 +151,15 @@ class PucksSpeaker(Speaker):
     def _steer(self, velocity: np.ndarray) -> np.ndarray:
         force = self.env.mass[0] * (velocity - self.env.velocity[0]) * TICKS * GAIN
         return (force / FORCE).clip(-1, 1).astype(np.float32)
+
+
+def _named(colours: np.ndarray) -> dict[str, int]:
+    """Each colour that pucks have -> the row of the first one of it."""
+    found: dict[str, int] = {}
+    for i, colour in enumerate(colours.tolist()):
+        if colour:  # not the white one's
+            found.setdefault(COLOURS[colour - 1], i)
+    return found
 
 
 def _gap(facts: Facts, i: int) -> float:
