@@ -404,6 +404,17 @@ def test_pucks_obey_mechanics() -> None:
     np.testing.assert_allclose(fork.quantities()["velocity"][:, 0], [5.0 / 1.0 / 20, 0.0], rtol=1e-9)
 
 
+def test_colours_are_painted_and_nothing_else() -> None:
+    plain, mixed = pucks(count=(8, 8)), pucks(count=(8, 8), mixed=True)
+    before, after = fork_of(plain).quantities(), fork_of(mixed).quantities()
+    assert before["colour"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 1]
+    assert sorted(after["colour"][1:8].tolist()) == list(range(1, 8))
+    assert after["colour"][8] == after["colour"][1]
+    np.testing.assert_array_equal(before["position"], after["position"])
+    seen = fork_of(mixed).intervene("colour", before["colour"])
+    np.testing.assert_array_equal(seen, fork_of(plain).last_observation())
+
+
 def test_pucks_stay_in_their_box_and_mistakes_are_explained() -> None:
     env = pucks(count=(8, 8), radius=(0.06, 0.06))
     for action in some_actions(env, 200, 0):

@@ -238,6 +238,19 @@ def test_a_push_needs_a_touch() -> None:
     assert ("push", "up", "red") in told.speaker.did(pushed, [])
 
 
+def test_discs_are_meant_by_their_colour() -> None:
+    env, told = opened(ARENAS[1], seed=3)
+    core: Any = told.unwrapped
+    core.colour = np.array([0, *range(7, 7 - (len(core.colour) - 1), -1)])
+    first = {deed[-1] for deed in told.feasible() if deed[0] == "push"}
+    assert first <= {"cyan", "orange", "purple"}
+    assert "red" not in first
+    (go,) = [deed for deed in told.feasible() if deed[:2] == ("go", "cyan")]
+    gap = np.linalg.norm(core.position[1] - core.position[0])
+    assert carry_out(env, told, told.grammar.say(go, 0))
+    assert np.linalg.norm(core.position[1] - core.position[0]) < gap
+
+
 # recording
 
 
