@@ -70,7 +70,6 @@ TOLD: dict[str, Any] = {
     "acts": "one who asks for what can be done, and one who wanders and is described afterwards",
     "reencode": True,
     "training": TrainingConfig(action_dropout=0.1),
-    "shipped": False,
 }
 
 RECIPES = {
@@ -158,7 +157,9 @@ RECIPES = {
         "Told: a room with three things, and somebody who does what you say",
         {"max_episode_steps": 120},
         "6000steps",
-        "",
+        "Ways with several turns blur, and the walker comes out near the place or fades for a while; views of two ways "
+        "can lie over one another. Yellow things turn green. Combinations of words that training never asked for are "
+        "followed much less often than the others (`docs/language.md`).",
         by=(("speak", 160_000), ("hindsight", 20_000)),
         **TOLD,
     ),
