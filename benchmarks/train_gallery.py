@@ -170,6 +170,7 @@ RECIPES = {
         "6000steps",
         "",
         by=(("speak", 80_000), ("hindsight", 10_000)),
+        shipped=False,
         **TOLD,
     ),
 }

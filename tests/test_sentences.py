@@ -305,10 +305,10 @@ def rows(*sentences: str) -> torch.Tensor:
     return torch.tensor(np.stack([encode(TEXT, s) for s in sentences])).float()
 
 
-@pytest.mark.parametrize("name", ["words", "bytes"])
-def test_encoders_know_sentences_apart(name: str) -> None:
+@pytest.mark.parametrize("part", [Part("words"), Part("words", {"layers": 0}), Part("bytes")])
+def test_encoders_know_sentences_apart(part: Part) -> None:
     torch.manual_seed(0)
-    encoder = build_part("text", Part(name), 24)
+    encoder = build_part("text", part, 24)
     said = ("push the red disc up", "push the red disc down", "push the blue disc up", "", "wait")
     out = encoder(rows(*said).long())
     assert out.shape == (5, 24)
@@ -327,6 +327,10 @@ def test_words_are_read_whatever_their_case_and_their_spaces_and_in_their_order(
     torch.testing.assert_close(plain, same)
     torch.testing.assert_close(long, longer)
     assert (plain - other).abs().max() > 0.01
+    bag = lookup("text", "words")(lookup("text", "words").Config(words=4, layers=0), 16).double()
+    plain, other, long, longer = bag(rows("take red key", "take key red", "a b c d", "a b c d e").long())
+    torch.testing.assert_close(plain, other)
+    torch.testing.assert_close(long, longer)
     with pytest.raises(ConfigError, match="heads"):
         lookup("text", "words").Config(width=10, heads=3)
 

@@ -35,9 +35,9 @@ class TextEncoder(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class WordsConfig:
-    """width: channels of a word. layers, heads: of attention among the words. words: how many are read, the first ones.
-
-    buckets: rows of each of the two tables of words.
+    """width: channels of a word. layers, heads: of attention among the words; without layers a sentence is the mean of
+    its words, whatever their order. words: how many are read, the first ones. buckets: rows of each of the two tables
+    of words.
     """
 
     width: int = 64
@@ -47,16 +47,18 @@ class WordsConfig:
     buckets: int = 1024
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.words, self.buckets, self.heads) < 1 or self.width % self.heads:
+        if self.layers < 0 or min(self.words, self.buckets, self.heads) < 1 or self.width % self.heads:
             raise ConfigError(
                 f"layers {self.layers}, words {self.words}, buckets {self.buckets}, width {self.width}, heads "
-                f"{self.heads}: expected at least 1 of each, and a width that the heads divide."
+                f"{self.heads}: expected at least 1 of each, 0 or more layers, and a width that the heads divide."
             )
 
 
 @register("text", "words")
 class Words(TextEncoder):
     """Words, known by their letters, attend to one another and to a place of their own that becomes the sentence.
+
+    Without layers the sentence is their mean, and so a sum of what each word says by itself.
 
     A word is a run of bytes above the space, in lower case; there is no vocabulary to fit. Its vector is the sum of a
     row of each of two tables, chosen by two hashes of its bytes: two words are one only where both hashes agree.
@@ -72,8 +74,9 @@ class Words(TextEncoder):
         super().__init__()
         c = self.config = config
         self.tables = nn.ModuleList(nn.Embedding(c.buckets, c.width) for _ in BASES)
-        self.place = nn.Parameter(torch.randn(c.words, c.width) * 0.5)
-        self.whole = nn.Parameter(torch.randn(c.width) * 0.02)
+        if c.layers:
+            self.place = nn.Parameter(torch.randn(c.words, c.width) * 0.5)
+            self.whole = nn.Parameter(torch.randn(c.width) * 0.02)
         self.blocks = nn.ModuleList(_Block(c.width, c.heads) for _ in range(c.layers))
         self.out = nn.Sequential(RMSNorm(c.width), nn.Linear(c.width, dim))
         powers = [[pow(base, i, PRIME) for i in range(LETTERS)] for base in BASES]
@@ -82,7 +85,11 @@ class Words(TextEncoder):
     def forward(self, codes_MW: Tensor) -> Tensor:
         """Hash the words, embed them, let them attend, and read the sentence."""
         hashes, count = self._words(codes_MW)
-        x = sum(table(row % self.config.buckets) for table, row in zip(self.tables, hashes)) + self.place
+        x = sum(table(row % self.config.buckets) for table, row in zip(self.tables, hashes))
+        if not self.config.layers:
+            there = torch.arange(self.config.words, device=codes_MW.device) < count
+            return self.out((x * there[..., None]).sum(1) / count.clamp(1, self.config.words))
+        x = x + self.place
         there = torch.arange(-1, self.config.words, device=codes_MW.device) < count  # (M, 1 + words), the whole first
         x = torch.cat([self.whole.expand(len(x), 1, -1), x], 1)
         for block in self.blocks:
