@@ -179,24 +179,28 @@ class Sentences(gym.Wrapper):
         longest = max(self.chunk * self.pace, len(self.script))
         if action != self.sentence or not self.trace or len(self.played) >= longest:
             self.begin(action)
-        deed, total = self.grammar.understand(action), 0.0
-        for _ in range(self.pace):
-            primitive = self._primitive(deed)
-            observation, reward, terminated, truncated, info = self.env.step(primitive)
-            self.played.append(primitive)
-            self.trace.append(self.speaker.facts())
-            total += float(reward)
+        deed = self.grammar.understand(action)
+        observation, reward, terminated, truncated, info = self._play(deed)
+        total = float(reward)
+        for _ in range(self.pace - 1):
             if terminated or truncated:
                 break
+            observation, reward, terminated, truncated, info = self._play(deed)
+            total += float(reward)
         said = {"understood": deed is not None, "done": self.done}
         return observation, total, terminated, truncated, {**info, **said}
 
-    def _primitive(self, deed: Deed | None) -> Any:
-        """Choose the next primitive action."""
+    def _play(self, deed: Deed | None) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play the next primitive action."""
         passed, speaker = len(self.played), self.speaker
         if passed < len(self.script):
-            return self.script[passed]
-        return speaker.idle() if deed is None else speaker.act(deed, self.trace[0], passed)
+            primitive = self.script[passed]
+        else:
+            primitive = speaker.idle() if deed is None else speaker.act(deed, self.trace[0], passed)
+        result = self.env.step(primitive)
+        self.played.append(primitive)
+        self.trace.append(self.speaker.facts())
+        return result
 
     def _forget(self) -> None:
         self.sentence = ""
