@@ -516,7 +516,7 @@ def test_the_benchmark_measures_worlds_once(tmp_path: Any, monkeypatch: Any, cap
     bench = importlib.import_module("sentences")
     monkeypatch.delitem(sys.modules, "sentences")
     few: dict[str, Any] = {"arenas": "pucks", "seeds": 0, "speak": 60, "hindsight": 30, "train": "2steps"}
-    few |= {"preset": "debug", "device": "cpu", "moments": 2, "branches": 3, "context": 1, "lead": 0, "sessions": 2}
+    few |= {"preset": "debug", "device": "cpu", "moments": 4, "branches": 8, "context": 1, "lead": 0, "sessions": 2}
     few |= {"frames": 20, "out": tmp_path}
     how = [word for name, value in few.items() for word in (f"--{name}", str(value))]
     how += ["--conditions", "known", "new deed", "endurance"]
