@@ -158,8 +158,8 @@ RECIPES = {
         {"max_episode_steps": 120},
         "6000steps",
         "Ways with several turns blur, and the walker comes out near the place or fades for a while; views of two ways "
-        "can lie over one another. Yellow things turn green, and what lies in the dark can be forgotten. Combinations of "
-        "words that training never asked for are followed much less often than the others (`docs/language.md`).",
+        "can lie over one another. Yellow things turn green, and what lies in the dark can be forgotten. Combinations "
+        "of words that training never asked for are followed much less often than the others (`docs/language.md`).",
         by=(("speak", 160_000), ("hindsight", 20_000)),
         **TOLD,
     ),
