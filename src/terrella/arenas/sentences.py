@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar, SupportsFloat, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -28,6 +28,7 @@ from gymnasium import spaces
 from ..errors import ActionError, ArenaError
 from .grammar import HELD_OUT, LETTERS, LONGEST, Deed, Grammar, Verb
 from .make import make
+from .wrappers import Stepped, repeat
 
 Facts = dict[str, Any]
 S = TypeVar("S", bound="type[Speaker]")
@@ -172,7 +173,7 @@ class Sentences(gym.Wrapper):
         self._forget()
         return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Stepped:
         """Play what the sentence asks for, `pace` primitive actions of it."""
         if not isinstance(action, str):
             raise ActionError(f"action {action!r} is a {type(action).__name__}; expected a sentence, as text.")
@@ -180,17 +181,11 @@ class Sentences(gym.Wrapper):
         if action != self.sentence or not self.trace or len(self.played) >= longest:
             self.begin(action)
         deed = self.grammar.understand(action)
-        observation, reward, terminated, truncated, info = self._play(deed)
-        total = float(reward)
-        for _ in range(self.pace - 1):
-            if terminated or truncated:
-                break
-            observation, reward, terminated, truncated, info = self._play(deed)
-            total += float(reward)
+        observation, reward, terminated, truncated, info = repeat(lambda: self._play(deed), self.pace)
         said = {"understood": deed is not None, "done": self.done}
-        return observation, total, terminated, truncated, {**info, **said}
+        return observation, reward, terminated, truncated, {**info, **said}
 
-    def _play(self, deed: Deed | None) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def _play(self, deed: Deed | None) -> Stepped:
         """Play the next primitive action."""
         passed, speaker = len(self.played), self.speaker
         if passed < len(self.script):

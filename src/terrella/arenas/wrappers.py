@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from PIL import Image
 from ..errors import ArenaError
 from ..spec import EnvSpec
 
+Stepped = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 # Images with a shorter side below this are symbolic grids (cells, not light); averaging their codes means nothing.
 SMALLEST_PICTURE = 32
 
@@ -50,6 +52,18 @@ def final_frames(env: gym.Env) -> bool:
     return getattr(env.unwrapped, "final_frames", False) is True
 
 
+def repeat(step: Callable[[], Stepped], times: int) -> Stepped:
+    """Step so many times, or until the episode ends: what the last step returned, with the rewards of all summed."""
+    observation, reward, terminated, truncated, info = step()
+    total = float(reward)
+    for _ in range(times - 1):
+        if terminated or truncated:
+            break
+        observation, reward, terminated, truncated, info = step()
+        total += float(reward)
+    return observation, total, terminated, truncated, info
+
+
 class FrameSkip(gym.Wrapper):
     """Repeat each action `frame_skip` times, or until the episode ends, and sum the rewards."""
 
@@ -59,16 +73,9 @@ class FrameSkip(gym.Wrapper):
             raise ArenaError(f"frame_skip is {frame_skip}; expected 1 or more.")
         self._frame_skip = frame_skip
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Stepped:
         """Return the last observation and the summed reward."""
-        total = 0.0
-        for _ in range(self._frame_skip - 1):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
-            if terminated or truncated:
-                return observation, total, terminated, truncated, info
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, total + float(reward), terminated, truncated, info
+        return repeat(lambda: self.env.step(action), self._frame_skip)
 
 
 class Resize(gym.ObservationWrapper):
@@ -142,7 +149,7 @@ class ArenaEnv(gym.Wrapper):
         self.last_observation, info = self.env.reset(seed=seed, options=options)
         return self.last_observation, info
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Stepped:
         """Step and remember the observation."""
         self.last_observation, reward, terminated, truncated, info = self.env.step(action)
         return self.last_observation, reward, terminated, truncated, info
