@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from terrella.data import Dataset, Policy
 from terrella.evaluation.provenance import commit, hardware
 from terrella.files import atomic
 from terrella.planning import Task
+from terrella.world import Part, WorldConfig
 
 __all__ = [
     "KeptRow",
@@ -111,6 +112,12 @@ def recorded_by(
         if there < wanted:
             raise KeyboardInterrupt  # which a recording takes for its end
     return Dataset(path)
+
+
+def with_conv(config: WorldConfig, settings: dict[str, Any]) -> WorldConfig:
+    """Return the parts of a world with other settings of its tokenizers `conv`."""
+    made = {n: Part(p.name, p.config | settings) if p.name == "conv" else p for n, p in config.tokenizers.items()}
+    return replace(config, tokenizers=made)
 
 
 def holds_world(path: Path) -> bool:

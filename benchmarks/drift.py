@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, holds_world, recorded, write_json
+from common import arguments, holds_world, recorded, with_conv, write_json
 
 import terrella
 from terrella.data import Dataset
@@ -69,12 +69,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Arm:
-    """One switch: a setting of training (a dictionary), of the world or engine that steps it, or of its backbone.
+    """One switch: a setting of training (a dictionary), of tokenizers, of the world or engine, or of the backbone.
 
     against: the arm that differs by it; of: the arm whose weights it steps, if it has none of its own.
     """
 
     training: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, Any] = field(default_factory=dict)
     world: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     backbone: str = "transformer"
@@ -101,6 +102,7 @@ ARMS = {
     "no averaged weights": Arm({"average": 0.0}),
     "re-encoding": Arm(engine={"reencode": 1}, of="baseline"),
     "re-encoding every 4th": Arm(engine={"reencode": 4}, of="baseline"),
+    "re-encoding, met worn frames": Arm(tokenizer={"trips": 8}, engine={"reencode": 1}, tasks=("coinrun",)),
     "noise on dreamed frames": Arm(world={"dream_level": 0.9}, of="baseline"),
     "rssm": Arm(backbone="rssm", against="rssm", tasks=("pendulum",)),
     "rssm, spectral bound": Arm({"spectral": 1.0}, backbone="rssm", against="rssm", tasks=("pendulum",)),
@@ -116,7 +118,7 @@ def trained(task: Task, arm: Arm, seed: int, budget: str, path: Path, data: Data
     tiny = world_config("tiny", data.spec, backbone=arm.backbone)
     config = tiny if own is None else WorldConfig(own, Part("shortcut"))
     how: dict[str, Any] = {"budget": budget, "seed": seed, "device": device}
-    return terrella.train(data, path, config=config, training=recipe, **how)
+    return terrella.train(data, path, config=with_conv(config, arm.tokenizer), training=recipe, **how)
 
 
 def futures(spec: WorldSpec, data: Dataset | None, episodes: int) -> list[Truth]:

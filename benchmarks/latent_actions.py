@@ -1,6 +1,6 @@
 """Measure what recordings without actions are worth: worlds from a few labels, and from many frames beside them.
 
-    python benchmarks/latent_actions.py --worlds pendulum pong --json latent_actions.json
+    python benchmarks/latent_actions.py --worlds pendulum sprites --json latent_actions.json
 
 All worlds are trained for equally many steps of the same recipe, and asked which true future follows from which
 actions (fork matrices, `terrella.evaluation`). `-moving` is the same environment before a background that moves by
@@ -53,18 +53,42 @@ from terrella.labels import LatentActions, align, controlled, label, learn_actio
 from terrella.planning import BestOf
 from terrella.world import World
 
-ENVS = {"pendulum": "Pendulum-v1", "cartpole": "CartPole-v1", "pong": "ALE/Pong-v5", "coinrun": "procgen/coinrun"}
-WORLDS = (*ENVS, "pong-moving", "coinrun-moving")
+ENVS = {
+    "pendulum": "Pendulum-v1",
+    "cartpole": "CartPole-v1",
+    "sprites": "terrella/Sprites-v0",
+    "pong": "ALE/Pong-v5",
+    "coinrun": "procgen/coinrun",
+}
+WORLDS = (*ENVS, "sprites-moving", "pong-moving", "coinrun-moving")
 ARMS = ("labels", "latent", "pseudo", "all")
 PIECE = 20  # transitions of one episode that are labelled
 FRAMES = 2  # that inverse dynamics reads
 CONTEXT = 4
 
 
+class OneChoice(gym.ActionWrapper):
+    """Sprites whose camera stays or goes two pixels in one of eight directions: choices that a map can stand for."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.action_space, self.motion = gym.spaces.Discrete(9), None
+        self._middle = (env.action_space.nvec - 1) // 2  # pyright: ignore[reportAttributeAccessIssue]
+
+    def action(self, action: int) -> np.ndarray:
+        return self._middle + 2 * (np.array(divmod(action, 3)) - 1)
+
+
 def environment(name: str) -> str | Callable[[], gym.Env]:
-    """An id, or a function that puts a moving background behind the environment's own frames."""
-    plain = ENVS[name.removesuffix("-moving")]
-    return plain if name in ENVS else lambda: MovingBackground(make(plain, size=0).env)  # pyright: ignore
+    """An id, or a function that makes an environment, with a moving background behind its own frames for `-moving`."""
+    plain = name.removesuffix("-moving")
+
+    def made() -> gym.Env:
+        env = make(ENVS[plain], size=0).env
+        env = OneChoice(env) if plain == "sprites" else env
+        return env if plain == name else MovingBackground(env)
+
+    return made if name not in ENVS or name == "sprites" else ENVS[name]
 
 
 @dataclass(frozen=True)
@@ -237,7 +261,7 @@ def compute(options: argparse.Namespace) -> bool:
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = resumable(__doc__, "runs/latent_actions")
-    made.add_argument("--worlds", nargs="+", choices=WORLDS, default=["pendulum", "cartpole", "pong", "pong-moving"])
+    made.add_argument("--worlds", nargs="+", choices=WORLDS, default=["pendulum", "sprites", "sprites-moving"])
     made.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--record", type=int, default=20_000, help="transitions to record (default 20000)")

@@ -69,7 +69,6 @@ from terrella.evaluation.run import LEAD
 from terrella.evaluation.source import open_truth, used_seeds
 from terrella.evaluation.stats import bootstrap, number
 from terrella.evaluation.truth import Truth
-from terrella.training.presets import training_config
 from terrella.world import World
 
 # Short name -> the recipe of its worlds, and the argument of the environment inside that bounds an episode.
@@ -157,14 +156,12 @@ class Bench:
             return World.load(options.world.format(arena=self.arena, seed=seed), options.device or "cpu")
         preset, budget = options.preset or recipe.preset, options.train or recipe.budget
         decoder = options.decoder or recipe.decoder
-        parts = (self.arena, seed, *self.shares.values(), budget, preset, decoder or "default")
-        path = options.out / "worlds" / "-".join(map(str, parts))
+        named = (self.arena, seed, *self.shares.values(), budget, preset, decoder or "default")
+        path = options.out / "worlds" / "-".join(map(str, named))
         if holds_world(path):
             return World.load(path, options.device or "cpu")
-        withheld = 0.0 if recipe.training is None else recipe.training.action_dropout
-        training = replace(training_config(preset, decoder=decoder, spec=self.data.spec), action_dropout=withheld)
-        how: dict[str, Any] = {"budget": budget, "preset": preset, "decoder": decoder, "training": training}
-        return terrella.train(self.data, path, seed=seed, device=options.device, progress=False, **how)
+        parts = recipe.parts(self.data.spec, preset, decoder)
+        return terrella.train(self.data, path, budget=budget, seed=seed, device=options.device, progress=False, **parts)
 
     def run(self, seed: int, part: str) -> dict[str, dict[str, Any]]:
         """Compute what belongs together: condition -> row."""

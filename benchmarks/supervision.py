@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, holds_world, keep_row, kept_row, recorded, write_json
+from common import arguments, holds_world, keep_row, kept_row, recorded, with_conv, write_json
 from drift import LENGTH, dreamed, drift, futures
 from tabled.language import supervision
 
@@ -77,10 +77,8 @@ def parts(spec: WorldSpec, backbone: str) -> WorldConfig:
     tiny = world_config("tiny", spec, "swin", backbone)
     sizes = {key: value for key, value in SMALL.items() if key in tiny.dynamics.config}
     swin = tiny.decoder.config | {"dim": 64, "layers": 2, "heads": 2}
-    images = {n: Part(p.name, p.config | {"width": 32}) if p.name == "conv" else p for n, p in tiny.tokenizers.items()}
-    return replace(
-        tiny, dynamics=Part(backbone, tiny.dynamics.config | sizes), decoder=Part("swin", swin), tokenizers=images
-    )
+    parts = {"dynamics": Part(backbone, tiny.dynamics.config | sizes), "decoder": Part("swin", swin)}
+    return with_conv(replace(tiny, **parts), {"width": 32})
 
 
 def trained(row: Row, data: Dataset, options: argparse.Namespace) -> World:

@@ -12,19 +12,20 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import recorded_by
+from common import recorded_by, with_conv
 from PIL import Image, ImageSequence
 
 import terrella
 from terrella.data import Cover, Dataset, Policy, Speak, StickyRandom, WallWalk
 from terrella.evaluation import write_preview
+from terrella.spec import WorldSpec
 from terrella.training import TrainingConfig, train
-from terrella.training.presets import WITHIN, alone
+from terrella.training.presets import WITHIN, alone, training_config, world_config
 from terrella.world import GALLERY, Part, World, WorldConfig
 
 WORK = Path("runs/gallery-work")
@@ -36,8 +37,9 @@ class Recipe:
     """How one gallery world comes about. `failures` are what a person saw go wrong, in words.
 
     policy: who records and is measured, and `acts` says it in words; by: who records in place of it, one after another,
-    and how many transitions. decoder, or config, and training: in place of the preset's. shipped: whether the world
-    comes with the package; else it is made for benchmarks alone.
+    and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizer, adjust:
+    what differs from the preset's tokenizers `conv` and from its training. shipped: whether the world comes with the
+    package; else it is made for benchmarks alone.
     """
 
     env: str
@@ -51,9 +53,20 @@ class Recipe:
     acts: str = "a sticky-random policy (each random action repeated a few steps)"
     by: tuple[tuple[str, int], ...] = ()
     decoder: str | None = None
+    text: Part | None = None
+    tokenizer: dict[str, Any] = field(default_factory=dict)
     config: WorldConfig | None = None
     training: TrainingConfig | None = None
+    adjust: dict[str, Any] = field(default_factory=dict)
     shipped: bool = True
+
+    def parts(self, spec: WorldSpec, preset: str | None = None, decoder: str | None = None) -> dict[str, Any]:
+        """Return the arguments of `train` that say what is made and how, with another preset or decoder if given."""
+        preset, decoder = preset or self.preset, decoder or self.decoder
+        config = self.config or replace(world_config(preset, spec, decoder), text=self.text)
+        training = self.training or training_config(preset, decoder=decoder, spec=spec)
+        config, training = with_conv(config, self.tokenizer), replace(training, **self.adjust)
+        return {"preset": preset, "config": config, "training": training}
 
 
 def remembers(backbone: Part, patch: int) -> WorldConfig:
@@ -69,7 +82,7 @@ TOLD: dict[str, Any] = {
     "decoder": "regression",
     "acts": "one who asks for what can be done, and one who wanders and is described afterwards",
     "reencode": True,
-    "training": TrainingConfig(action_dropout=0.1),
+    "adjust": {"action_dropout": 0.1},
 }
 
 RECIPES = {
@@ -187,9 +200,7 @@ def build(name: str, seed: int, out: Path | None) -> Path:
     dataset = record(recipe, data)
     work = WORK / f"{name}-{seed}"
     if not (work / "world.json").exists():
-        parts: dict[str, Any] = {"preset": recipe.preset, "decoder": recipe.decoder}
-        parts |= {"config": recipe.config, "training": recipe.training}
-        train(dataset, work, budget=recipe.budget, seed=seed, name=name, **parts)
+        train(dataset, work, budget=recipe.budget, seed=seed, name=name, **recipe.parts(dataset.spec))
     return export(name, World.load(work), out / (name if seed == 0 else f"{name}-seed{seed}"))
 
 

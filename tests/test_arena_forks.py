@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from terrella import arenas
 from terrella.actions import action_space
+from terrella.arenas.pucks import PucksSimulator
 from terrella.errors import ArenaError, MissingExtra, UnknownName
 
 # Adapter -> (id, arguments of make, whether reseeding changes the next steps (None: it is refused), what to set whole
@@ -413,6 +414,17 @@ def test_colours_are_painted_and_nothing_else() -> None:
     np.testing.assert_array_equal(before["position"], after["position"])
     seen = fork_of(mixed).intervene("colour", before["colour"])
     np.testing.assert_array_equal(seen, fork_of(plain).last_observation())
+
+
+def test_pucks_saved_without_what_they_have_now_are_refused_by_name() -> None:
+    env = pucks()
+    pusher = PucksSimulator(env.unwrapped)
+    state = dict(pusher.capture())
+    del state["colour"]
+    before = env.unwrapped.position.copy()
+    with pytest.raises(ArenaError, match="no colour: an older version"):
+        pusher.apply({**state, "position": before + 1})
+    np.testing.assert_array_equal(env.unwrapped.position, before)
 
 
 def test_pucks_stay_in_their_box_and_mistakes_are_explained() -> None:

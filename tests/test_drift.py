@@ -22,6 +22,7 @@ from terrella.laws import shaken
 from terrella.nn.noise import ALARM, keyed_normal
 from terrella.nn.spectral import SpectralBound, spectral_norms
 from terrella.spec import ActionSpec, StreamSpec, WorldSpec
+from terrella.tokenizers.conv import Conv, ConvConfig
 from terrella.training import TrainingConfig, train, world_config
 from terrella.training.error_buffer import ErrorBuffer, recycled_past
 from terrella.training.optim import Average, Optimizer
@@ -236,6 +237,43 @@ def test_a_backbone_without_a_recurrence_has_nothing_to_bound(walks):
 
 
 # re-encoding
+
+
+def discs(count: int, seed: int) -> torch.Tensor:
+    """Pictures `(count, 16, 16, 3)` of one disc somewhere, in one of four colours."""
+    generator = torch.Generator().manual_seed(seed)
+    hues = torch.tensor([[230, 70, 60], [70, 160, 230], [250, 200, 60], [90, 200, 110]])
+    at = 4 + 8 * torch.rand(count, 2, 1, 1, generator=generator)
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    disc = (3.5 - torch.hypot(x - at[:, 0], y - at[:, 1])).clamp(0, 1)[..., None]
+    hue = hues[torch.randint(4, (count,), generator=generator)][:, None, None]
+    return (24 + disc * (hue - 24)).round().to(torch.uint8)
+
+
+def worn_by(trips: int, pictures: torch.Tensor) -> float:
+    """How far forty trips through a tokenizer take pictures from what they were, as a share of their variance."""
+    torch.manual_seed(0)
+    tokenizer = Conv(ConvConfig(channels=8, stride=8, width=16, trips=trips), StreamSpec("image", (16, 16, 3)))
+    pool, generator = discs(512, 1), torch.Generator().manual_seed(0)
+    tokenizer.prepare(pool)
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), 4e-3)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / 300)
+        optimizer.zero_grad()
+        tokenizer.loss(pool[torch.randint(512, (32,), generator=generator)], generator).backward()
+        optimizer.step()
+    seen = pictures
+    with torch.inference_mode():
+        for _ in range(40):
+            seen = (tokenizer.decode_raw(tokenizer.encode_raw(seen)).clamp(0, 1) * 255).round().to(torch.uint8)
+    return float((seen.float() - pictures.float()).square().mean() / pictures.float().var())
+
+
+def test_a_tokenizer_that_met_worn_frames_wears_them_less():
+    pictures = discs(64, 2)
+    assert worn_by(6, pictures) < 0.8 * worn_by(0, pictures)
+    with pytest.raises(ConfigError, match="trips"):
+        ConvConfig(trips=-1)
 
 
 @pytest.mark.parametrize("every", [1, 3])

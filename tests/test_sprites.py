@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from terrella.arenas.sprites import HOLD_OUT, PRESETS, SpriteWorld
 from terrella.cli import main
 from terrella.data import Cover, Dataset, make_policy, record
 from terrella.errors import ActionError, ArenaError, MissingExtra, UnknownName
+from terrella.spec import Motion
 
 pytest.importorskip("sklearn")
 NAMES = [f"terrella/{name}-v0" for name in PRESETS]
@@ -255,6 +257,24 @@ def test_frames_keep_their_size_unless_told() -> None:
         assert about.streams["pixels"].shape[:2] == (64, 64)
         assert about.action.motion is None  # a step is no longer a pixel
     assert arenas.describe(arenas.make(MICRO, frame_skip=2)).action.motion is None
+
+
+class OneWay(gym.ActionWrapper):
+    """The camera stays, or goes one pixel to the right."""
+
+    def __init__(self, env: gym.Env, motion: Motion | None) -> None:
+        super().__init__(env)
+        self.action_space, self.motion = gym.spaces.Discrete(2), motion
+
+    def action(self, action: int) -> np.ndarray:
+        return self.env.unwrapped.move + np.array([0, action])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_wrapper_that_turns_actions_into_others_says_how_they_move() -> None:
+    to_the_right = Motion((((0, 0, 0), (0, 1, 0)),), extent=(16, 16))
+    for motion in (None, to_the_right):
+        env = arenas.make(partial(lambda declared: OneWay(gym.make(MICRO), declared), motion))
+        assert arenas.describe(env).action.motion == motion
 
 
 def test_arrows_move_the_camera() -> None:

@@ -92,7 +92,8 @@ class ActionSpec:
         given = tuple(len(table) for table in self.motion.tables)
         if given != counts:
             raise SpecError(
-                f"motion has tables of {given} values; {self.kind} actions here have {counts or 'no choices'}."
+                f"motion has tables of {given} values; {self.kind} actions here have {counts or 'no choices'}. A "
+                "wrapper that turns actions into others needs an attribute `motion` of its own, or one that is None."
             )
 
 

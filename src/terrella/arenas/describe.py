@@ -36,11 +36,12 @@ def describe(env: gym.Env) -> WorldSpec:
 
 
 def _motion(env: gym.Env) -> Motion | None:
-    """How actions move the viewer, where the environment has an attribute `motion` that says so.
+    """How actions move the viewer, where the environment has an attribute `motion` that says so, or a wrapper that
+    turns its actions into others.
 
     None when a view that slides was to keep its size and did not: then a step is no longer a step.
     """
-    declared = getattr(env.unwrapped, "motion", None)
+    declared = env.get_wrapper_attr("motion") if env.has_wrapper_attr("motion") else None
     if not isinstance(declared, Motion):
         return None
     resized = env.observation_space != env.unwrapped.observation_space

@@ -64,6 +64,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
     discs touch, their frictions and restitutions are multiplied; walls have 1 of both. drag: the share of velocity
     lost, 1/s. gust: standard deviation of a random force on each disc, drawn each tick: the only chance there is.
     mixed: whether the order in which pucks get the seven colours is drawn, too; each comes again at the eighth.
+    spokes: whether discs have one, or are plain.
 
     Raises `ArenaError` for numbers that make no world, `MissingExtra` without pymunk.
     """
@@ -91,6 +92,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
         drag: float = 0.3,
         gust: float = 0.0,
         mixed: bool = False,
+        spokes: bool = True,
         render_mode: str | None = None,
     ) -> None:
         if not (view >= 8 and 0 <= count[0] <= count[1] <= MOST):
@@ -104,7 +106,7 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
         self.view, self.count, self.speed, self.ranges = int(view), count, float(speed), ranges
         self.gravity, self.drag, self.gust = np.array(gravity, np.float64), float(drag), float(gust)
         self._made_with = (self.gravity, self.drag, self.gust)
-        self.mixed = mixed
+        self.mixed, self.spokes = mixed, spokes
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (self.view, self.view, 3), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -151,7 +153,8 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
             spoke = disc * ((0.012 - across) / pixel + 0.5).clip(0, 1) * (along > 0)
             box = frame[self.view - high : self.view - low, left:right]
             box += disc[:, :, None] * (np.array(COLOURS[self.colour[i]]) - box)
-            box += spoke[:, :, None] * (np.array(SPOKE) - box)
+            if self.spokes:
+                box += spoke[:, :, None] * (np.array(SPOKE) - box)
         return np.rint(frame).astype(np.uint8)
 
     def _place(self, random: np.random.Generator) -> None:
@@ -225,7 +228,13 @@ class PucksSimulator(Simulator):
         return {name: getattr(self.env, name) for name in STATE}
 
     def apply(self, state: dict[str, Any]) -> None:
-        """Set them."""
+        """Set them; raises `ArenaError` where one is missing, as in states that an older version saved."""
+        missing = [name for name in STATE if name not in state]
+        if missing:
+            raise ArenaError(
+                f"this state of pucks has no {', '.join(missing)}: an older version saved it. Record it anew, or "
+                "restore it with the version that did."
+            )
         for name in STATE:
             setattr(self.env, name, state[name])
 

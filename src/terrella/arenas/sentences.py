@@ -233,8 +233,10 @@ def told(
 _TOLD: dict[str, dict[str, Any]] = {
     "Sentences": {},
     "SentencesGrid": {"inside": "MiniGrid-GoToObject-8x8-N2-v0", "numObjs": 3, "tile_size": 8},
-    "SentencesPucks": {"inside": "terrella/Pucks-v0", "pace": 3, "mixed": True}
-    | {"count": (2, 3), "speed": 0.1, "mass": (0.5, 1.0), "drag": 1.0},
+    # Large discs, all alike but for their colours, that soon come to rest: what happens next is for the speaker to say.
+    "SentencesPucks": {"inside": "terrella/Pucks-v0", "pace": 3, "mixed": True, "spokes": False, "count": (2, 3)}
+    | {"speed": 0.1, "radius": (0.1, 0.1), "mass": (0.5, 0.5), "friction": (0.0, 0.0), "restitution": (0.4, 0.4)}
+    | {"drag": 4.0},
 }
 for _name, _kwargs in _TOLD.items():
     gym.register(f"terrella/{_name}-v0", f"{__name__}:told", kwargs=_kwargs)

@@ -20,17 +20,20 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..nn.conv import Conv3x3
 from ..nn.latents import TokenSpec
-from ..nn.noise import drawn
+from ..nn.noise import chance, drawn
 from ..registry import register
 from ..spec import StreamSpec
 from .base import Tokenizer
+
+WORN = 0.5  # share of batches
 
 
 @dataclass(frozen=True)
 class ConvConfig:
     """`channels` a token; one token covers `stride x stride` pixels; `width` features.
 
-    `blocks` residual blocks a level.
+    `blocks` residual blocks a level. With `trips` above 0, half of the batches have been encoded and decoded up to so
+    many times before, and are to become what they were: for worlds that re-encode each frame (`WorldConfig.reencode`).
     """
 
     channels: int = 16
@@ -39,11 +42,14 @@ class ConvConfig:
     width: int = 96
     blocks: int = 1
     noise: float = 0.05
+    trips: int = 0
 
     def __post_init__(self) -> None:
         ratio = self.stride / self.fold
         if ratio < 1 or log2(ratio) % 1:
             raise ConfigError(f"stride {self.stride} must be fold ({self.fold}) times a power of two.")
+        if self.trips < 0:
+            raise ConfigError(f"trips is {self.trips}; it counts how often frames were encoded before, at least 0.")
 
 
 @register("tokenizer", "conv")
@@ -96,8 +102,10 @@ class Conv(Tokenizer):
 
     def encode_raw(self, obs: Tensor) -> Tensor:
         """Encode uint8 images `(..., h, w, C)`."""
-        dtype = self.mean.dtype
-        x = (obs.reshape(-1, *self.stream.shape).to(dtype) / 255 - self.mean) / self.spread
+        return self._encode(obs.to(self.mean.dtype) / 255)
+
+    def _encode(self, obs: Tensor) -> Tensor:
+        x = (obs.reshape(-1, *self.stream.shape) - self.mean) / self.spread
         z = self.encoder(x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
         return z.flatten(2).transpose(1, 2).reshape(*obs.shape[:-3], self.spec.n, self.spec.channels)
 
@@ -109,11 +117,20 @@ class Conv(Tokenizer):
 
     def loss(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error and a little absolute error, in units of the spread, with noise on the latents."""
-        z = self.encode_raw(obs).float()
+        true = obs.to(self.mean.dtype) / 255
+        worn = self.config.trips > 0 and chance(generator) < WORN
+        z = self._encode(self._worn(true, generator) if worn else true).float()
         noise = drawn(torch.randn, z.shape, generator, device=z.device)
-        error = (self.decode_raw(z + self.config.noise * noise).float() - obs.float() / 255) / self.spread
+        error = (self.decode_raw(z + self.config.noise * noise).float() - true) / self.spread
         small = F.relu(z.square() - 4).mean()  # latents of any size would drown the noise
         return error.square().mean() + 0.05 * error.abs().mean() + 1e-3 * small
+
+    @torch.no_grad()
+    def _worn(self, seen: Tensor, generator: torch.Generator) -> Tensor:
+        """Pass frames through latents and back, as many times as chance says."""
+        for _ in range(1 + int(chance(generator) * self.config.trips)):
+            seen = self.decode_raw(self._encode(seen)).clamp(0, 1).to(seen)
+        return seen
 
 
 class _Residual(nn.Module):
