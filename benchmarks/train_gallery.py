@@ -39,7 +39,8 @@ class Recipe:
     policy: who records and is measured, and `acts` says it in words; by: who records in place of it, one after another,
     and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizer, adjust:
     what differs from the preset's tokenizers `conv` and from its training. shipped: whether the world comes with the
-    package; else it is made for benchmarks alone.
+    package; else it is made for benchmarks alone. reencode: whether frames that it dreams are re-encoded, when
+    it is stepped or in training already.
     """
 
     env: str
@@ -49,6 +50,7 @@ class Recipe:
     failures: str
     preset: str = "tiny"
     reencode: bool = False
+    reencode_in_training: bool = False
     policy: Callable[[], Policy] | None = None
     acts: str = "a sticky-random policy (each random action repeated a few steps)"
     by: tuple[tuple[str, int], ...] = ()
@@ -65,8 +67,8 @@ class Recipe:
         preset, decoder = preset or self.preset, decoder or self.decoder
         config = self.config or replace(world_config(preset, spec, decoder), text=self.text)
         training = self.training or training_config(preset, decoder=decoder, spec=spec)
-        config, training = with_conv(config, self.tokenizer), replace(training, **self.adjust)
-        return {"preset": preset, "config": config, "training": training}
+        config = replace(with_conv(config, self.tokenizer), reencode=self.reencode_in_training)
+        return {"preset": preset, "config": config, "training": replace(training, **self.adjust)}
 
 
 def remembers(backbone: Part, patch: int) -> WorldConfig:
@@ -82,7 +84,6 @@ TOLD: dict[str, Any] = {
     "decoder": "regression",
     "acts": "one who asks for what can be done, and one who wanders and is described afterwards",
     "reencode": True,
-    "adjust": {"action_dropout": 0.1},
 }
 
 RECIPES = {
@@ -174,15 +175,23 @@ RECIPES = {
         "can lie over one another. Yellow things turn green, and what lies in the dark can be forgotten. Combinations "
         "of words that training never asked for are followed much less often than the others (`docs/language.md`).",
         by=(("speak", 160_000), ("hindsight", 20_000)),
+        adjust={"action_dropout": 0.1},
         **TOLD,
     ),
+    # Discs glide where they like: what goes wrong a little at each frame never comes right by itself. So its tokenizer
+    # and its backbone learn from what they make of their own frames, and its past has no noise that would hide places.
     "told-pucks": Recipe(
         "terrella/SentencesPucks-v0",
         "Told: discs on a table, and a white one that does what you say",
         {"max_episode_steps": 120},
-        "6000steps",
+        "8500steps",
         "",
         by=(("speak", 80_000), ("hindsight", 10_000)),
+        text=Part("words", {"layers": 0}),
+        tokenizer={"trips": 8, "noise": 0.1},
+        adjust={"action_dropout": 0.1, "context_noise": 0.0, "self_fed": 0.4, "self_fed_depth": 4}
+        | {"tokenizer_share": 0.47},
+        reencode_in_training=True,
         shipped=False,
         **TOLD,
     ),

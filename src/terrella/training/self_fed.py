@@ -57,9 +57,13 @@ def own_past(
 def one_step(
     world: World, past: Tensor, action: Tensor, tau: Tensor, fog: Tensor, noise: Tensor, since: int = 0
 ) -> Tensor:
-    """Dream frames from `since` on, each from the past before it, in one pass and one denoising step."""
+    """Dream frames from `since` on, each from the past before it, in one pass and one denoising step.
+
+    A world that re-encodes what it dreams does so here, too: what comes of a frame in pixels is part of its past.
+    """
     _, predict = world.dynamics.parallel(spoilt(past, tau, fog), action, tau, since)
-    return world.decoder.sample(predict, noise[:, since:], 1)
+    dreamed = world.decoder.sample(predict, noise[:, since:], 1)
+    return world.encode(world.decode(dreamed)).to(dreamed) if world.config.reencode else dreamed
 
 
 @torch.no_grad()
