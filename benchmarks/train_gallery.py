@@ -39,8 +39,7 @@ class Recipe:
     policy: who records and is measured, and `acts` says it in words; by: who records in place of it, one after another,
     and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizer, adjust:
     what differs from the preset's tokenizers `conv` and from its training. shipped: whether the world comes with the
-    package; else it is made for benchmarks alone. reencode: whether frames that it dreams are re-encoded, when
-    it is stepped or in training already.
+    package; else it is made for benchmarks alone.
     """
 
     env: str
@@ -50,7 +49,6 @@ class Recipe:
     failures: str
     preset: str = "tiny"
     reencode: bool = False
-    reencode_in_training: bool = False
     policy: Callable[[], Policy] | None = None
     acts: str = "a sticky-random policy (each random action repeated a few steps)"
     by: tuple[tuple[str, int], ...] = ()
@@ -67,8 +65,8 @@ class Recipe:
         preset, decoder = preset or self.preset, decoder or self.decoder
         config = self.config or replace(world_config(preset, spec, decoder), text=self.text)
         training = self.training or training_config(preset, decoder=decoder, spec=spec)
-        config = replace(with_conv(config, self.tokenizer), reencode=self.reencode_in_training)
-        return {"preset": preset, "config": config, "training": replace(training, **self.adjust)}
+        training = replace(training, **self.adjust)
+        return {"preset": preset, "config": with_conv(config, self.tokenizer), "training": training}
 
 
 def remembers(backbone: Part, patch: int) -> WorldConfig:
@@ -191,7 +189,6 @@ RECIPES = {
         tokenizer={"trips": 8, "noise": 0.1},
         adjust={"action_dropout": 0.1, "context_noise": 0.0, "self_fed": 0.4, "self_fed_depth": 4}
         | {"tokenizer_share": 0.47},
-        reencode_in_training=True,
         shipped=False,
         **TOLD,
     ),

@@ -16,7 +16,7 @@ from terrella.nn.actions import ActionEmbedding
 from terrella.nn.attention import attend
 from terrella.nn.conv import Conv3x3
 from terrella.nn.latents import Noise
-from terrella.nn.layers import LevelEmbedding, RMSNorm, SwiGLU, modulate
+from terrella.nn.layers import EPSILON, LevelEmbedding, RMSNorm, SwiGLU, modulate, rms
 from terrella.nn.noise import CONTEXT, SAMPLE, chance, keyed_normal
 from terrella.nn.rotary import rotate, rotation
 from terrella.nn.slabs import Slabs, SlabSpec, StateSpec
@@ -30,6 +30,19 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 # layers
+
+
+@pytest.mark.parametrize("scales", [(8,), (2, 1, 8)])
+def test_the_derivative_by_hand_is_that_of_the_norm(scales):
+    """Against finite differences, and against what is derived step by step."""
+    x = torch.randn(3, 2, 5, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(scales, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(rms, (x, weight))
+    grad = torch.randn_like(x)
+    by_hand = torch.autograd.grad(rms(x, weight), (x, weight), grad)
+    derived = torch.autograd.grad(F.rms_norm(x, (8,), None, EPSILON) * weight, (x, weight), grad)
+    torch.testing.assert_close(by_hand, derived)
+    torch.testing.assert_close(rms(x, weight), rms(x.detach(), weight.detach()))
 
 
 def test_rms_norm_has_unit_mean_square():

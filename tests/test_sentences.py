@@ -18,7 +18,7 @@ from terrella.actions import action_space, decode, encode
 from terrella.arenas.grammar import LONGEST, Grammar, Verb
 from terrella.arenas.sentences import Sentences, Speaker, find_sentences
 from terrella.arenas.speak_grid import GridSpeaker
-from terrella.arenas.speak_pucks import PucksSpeaker
+from terrella.arenas.speak_pucks import DIRECTIONS, SIDES, PucksSpeaker
 from terrella.check import TOKENS, check_dynamics, check_world, rollout_equals_parallel
 from terrella.citation import cite
 from terrella.data import Dataset, Hindsight, record
@@ -198,7 +198,7 @@ def test_a_pace_leaves_out_frames_and_nothing_else() -> None:
     fast, slow = opened(ARENAS[1]), opened(ARENAS[1], pace=1)
     assert (fast[1].chunk, slow[1].chunk) == (8, 24)
     assert arenas.describe(fast[0]).fps == arenas.describe(slow[0]).fps / 3
-    for sentence in ["move up"] * 10 + ["go to the red disc"] * 3:
+    for sentence in ["move up"] * 10 + ["go above the red disc"] * 3:
         seen = fast[0].step(sentence)
         for _ in range(3):
             every = slow[0].step(sentence)
@@ -245,10 +245,25 @@ def test_discs_are_meant_by_their_colour() -> None:
     first = {deed[-1] for deed in told.feasible() if deed[0] == "push"}
     assert first <= {"cyan", "orange", "purple"}
     assert "red" not in first
-    (go,) = [deed for deed in told.feasible() if deed[:2] == ("go", "cyan")]
+    beside = [deed for deed in told.feasible() if deed[0] == "go" and deed[2] == "cyan"]
     gap = np.linalg.norm(core.position[1] - core.position[0])
-    assert carry_out(env, told, told.grammar.say(go, 0))
+    assert carry_out(env, told, told.grammar.say(beside[0], 0))
     assert np.linalg.norm(core.position[1] - core.position[0]) < gap
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_beside_a_disc_is_on_the_side_that_was_said(side: str) -> None:
+    env, told = opened(ARENAS[1], count=(1, 1))
+    core: Any = told.unwrapped
+    way = np.array(DIRECTIONS[SIDES[side]])
+    core.position, core.velocity = np.array([[0.5, 0.5] - 0.3 * way, [0.5, 0.5]]), np.zeros((2, 2))  # opposite
+    core.colour = np.array([0, 1])
+    assert ("go", side, "red") in told.feasible()
+    assert carry_out(env, told, told.grammar.say(("go", side, "red"), 0))
+    apart = core.position[0] - core.position[1]
+    assert apart @ way > 0.2 - 1e-3  # both radii
+    assert abs(apart @ way[::-1]) < 0.1
+    assert ("go", side, "red") not in told.feasible()  # that is where it is
 
 
 # recording

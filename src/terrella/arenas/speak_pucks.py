@@ -1,6 +1,6 @@
-"""What can be said of pucks seen from above: push a disc somewhere, go to one, move, hold still.
+"""What can be said of pucks seen from above: push a disc somewhere, go beside one, move, hold still.
 
-The controller steers the velocity of the white disc; to push another it goes behind it first, around it if need be. It
+The controller steers the velocity of the white disc; to come beside another it goes around it if need be. It
 is no planner: other discs in the way spoil a push, and then `did` does not say that it was done.
 """
 
@@ -18,6 +18,7 @@ from .sentences import Facts, Speaker, speaker
 
 COLOURS = ("red", "blue", "yellow", "green", "purple", "orange", "cyan")  # as `pucks.COLOURS` has them, after white
 DIRECTIONS = {"up": (0.0, 1.0), "right": (1.0, 0.0), "down": (0.0, -1.0), "left": (-1.0, 0.0)}
+SIDES = {"above": "up", "right of": "right", "below": "down", "left of": "left"}
 TOUCH = 0.01  # metres between two discs that count as touching
 NEAR = 0.04  # metres left when one has gone to a disc
 PUSHED, MOVED = 0.05, 0.1  # metres a disc was pushed, or the white one moved, at least
@@ -44,9 +45,10 @@ class PucksSpeaker(Speaker):
         ),
         Verb(
             "go",
-            (COLOURS,),
-            ("[go|move|roll] [to|over to|up to] the {0} [disc|puck]",),
-            objects=1,
+            (tuple(SIDES), COLOURS),
+            ("[go|move|roll] [|to a place|to a spot] {0} the {1} [disc|puck]",),
+            objects=2,
+            number=2,
         ),
         Verb("move", (tuple(DIRECTIONS),), ("[move|go|roll] [|on|farther] {0}", "[move|roll] the white disc {0}")),
         Verb("hold still", (), ("[hold|stay|keep] [still|where you are|at rest]",)),
@@ -64,18 +66,20 @@ class PucksSpeaker(Speaker):
         return {name: values.copy() for name, values in disc.items()}
 
     def feasible(self, steps: int) -> list[Deed]:
-        """Return pushes with room behind and ahead, and where one could go and move."""
+        """Return pushes with room behind and ahead, sides of discs with room, and where one could move."""
         del steps  # a chunk is long enough to cross the box
         env, found = self.env, []
         place, radius = env.position, env.radius
         for colour, i in _named(env.colour).items():
             for direction, way in DIRECTIONS.items():
-                behind, ahead = self._behind(i, direction), place[i] + 3 * PUSHED * np.array(way)
-                room = (np.minimum(behind, SIDE - behind) >= radius[0]).all()
-                if room and (np.minimum(ahead, SIDE - ahead) >= radius[i]).all():
+                ahead = place[i] + 3 * PUSHED * np.array(way)
+                room = (np.minimum(ahead, SIDE - ahead) >= radius[i]).all()
+                if room and self._is_free(self._beside(i, -np.array(way))):
                     found.append(("push", direction, colour))
-            if _gap(self.facts(), i) > 2 * NEAR:
-                found.append(("go", colour))
+            for side, direction in SIDES.items():
+                beside = self._beside(i, np.array(DIRECTIONS[direction]))
+                if self._is_free(beside) and np.hypot(*(beside - place[0])) > 2 * NEAR:
+                    found.append(("go", side, colour))
         for direction, way in DIRECTIONS.items():
             ahead = place[0] + 2 * MOVED * np.array(way)
             if (np.minimum(ahead, SIDE - ahead) >= radius[0]).all():
@@ -93,23 +97,15 @@ class PucksSpeaker(Speaker):
         if i is None:  # nothing to do, or no such disc
             return self.idle()
         if verb == "go":
-            apart = place[i] - place[0]
-            distance = float(np.hypot(*apart))
-            left = distance - radius[0] - radius[i] - NEAR / 2
-            return self._steer(apart / max(distance, 1e-9) * np.clip(5 * left, -0.3, 1.6))
+            return self._come(i, np.array(DIRECTIONS[SIDES[deed[1]]]))
         way = np.array(DIRECTIONS[deed[1]])
         if (place[i] - begun["place"][i]) @ way >= 2 * PUSHED:
             return self.idle()
         apart, across = place[0] - place[i], np.array([-way[1], way[0]])
-        along, beside = float(apart @ way), float(apart @ across)
-        if along < 0 and abs(beside) < 0.5 * radius[i]:
+        beside = float(apart @ across)
+        if apart @ way < 0 and abs(beside) < 0.5 * radius[i]:
             return self._steer(1.2 * way - 6 * beside * across)
-        goal = self._behind(i, deed[1])
-        if along > -0.5 * radius[i]:  # round it first, on the side where it already is
-            side = across if beside >= 0 else -across
-            past = radius[0] if abs(beside) > radius[i] else 0.0
-            goal = place[i] + side * (radius[0] + radius[i] + NEAR) - past * way
-        return self._steer(_limited(8 * (goal - place[0]), 1.8))
+        return self._come(i, -way)
 
     def idle(self) -> np.ndarray:
         """Brake."""
@@ -134,8 +130,9 @@ class PucksSpeaker(Speaker):
                 faster = after["velocity"][i] - before["velocity"][i]
                 if direction and faster @ np.array(DIRECTIONS[direction]) > STILL:
                     found.append(("push", direction, colour))
-            if _gap(last, i) <= NEAR < _gap(first, i):
-                found.append(("go", colour))
+            side = _side(last, i)
+            if side and side != _side(first, i):
+                found.append(("go", side, colour))
         direction = _direction(last["place"][0] - first["place"][0], MOVED)
         if direction:
             found.append(("move", direction))
@@ -143,10 +140,24 @@ class PucksSpeaker(Speaker):
             found.append(("hold still",))
         return found
 
-    def _behind(self, i: int, direction: str) -> np.ndarray:
-        """Where the white disc must be to push disc i that way."""
-        reach = self.env.radius[0] + self.env.radius[i] + NEAR / 2
-        return self.env.position[i] - reach * np.array(DIRECTIONS[direction])
+    def _beside(self, i: int, way: np.ndarray) -> np.ndarray:
+        """Where the white disc is beside disc i, in a direction."""
+        return self.env.position[i] + way * (self.env.radius[0] + self.env.radius[i] + NEAR / 2)
+
+    def _is_free(self, place: np.ndarray) -> bool:
+        """Whether the white disc has room there, as far as walls go."""
+        return bool((np.minimum(place, SIDE - place) >= self.env.radius[0]).all())
+
+    def _come(self, i: int, way: np.ndarray) -> np.ndarray:
+        """Go beside disc i, in a direction; around it where it is in between."""
+        place, radius = self.env.position, self.env.radius
+        apart, across = place[0] - place[i], np.array([-way[1], way[0]])
+        beside, goal = float(apart @ across), self._beside(i, way)
+        if apart @ way < 0.5 * radius[i]:  # on the side where it already is
+            side = across if beside >= 0 else -across
+            past = radius[0] if abs(beside) > radius[i] else 0.0
+            goal = place[i] + side * (radius[0] + radius[i] + NEAR) + past * way
+        return self._steer(_limited(8 * (goal - place[0]), 1.8))
 
     def _steer(self, velocity: np.ndarray) -> np.ndarray:
         force = self.env.mass[0] * (velocity - self.env.velocity[0]) * TICKS * GAIN
@@ -165,6 +176,12 @@ def _named(colours: np.ndarray) -> dict[str, int]:
 def _gap(facts: Facts, i: int) -> float:
     """Metres between the edges of the white disc and disc i."""
     return float(np.hypot(*(facts["place"][i] - facts["place"][0])) - facts["radius"][0] - facts["radius"][i])
+
+
+def _side(facts: Facts, i: int) -> str | None:
+    """On which side of disc i the white one is, None where it is not near or between two."""
+    direction = _direction(facts["place"][0] - facts["place"][i], 0.0) if _gap(facts, i) <= NEAR else None
+    return next((side for side, to in SIDES.items() if to == direction), None)
 
 
 def _direction(moved: np.ndarray, least: float) -> str | None:

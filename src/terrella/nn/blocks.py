@@ -51,8 +51,9 @@ class FrameBlock(nn.Module, ABC):
         qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2)  # (..., H, 3, N, d)
         # Queries and keys are normalised and turned together: a frame is few tokens, so operations cost, not numbers.
         scales = torch.stack([self.qn.weight, self.kn.weight])[:, None].to(x.dtype)
-        q, k = rotate(rms(qkv[..., :2, :, :], scales), turn).unbind(-3)
-        return torch.addcmul(x, own[2], self.out(attend(q, k, qkv[..., 2, :, :]).transpose(-3, -2).flatten(-2)))
+        both, v = qkv.split([2, 1], -3)
+        q, k = rotate(rms(both, scales), turn).unbind(-3)
+        return torch.addcmul(x, own[2], self.out(attend(q, k, v.squeeze(-3)).transpose(-3, -2).flatten(-2)))
 
     def feed(self, x: Tensor, own: tuple[Tensor, ...]) -> Tensor:
         """Apply the feed-forward layer to each token."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 EPSILON = 1e-6
@@ -30,13 +32,38 @@ class RMSNorm(nn.Module):
 
 def rms(x: Tensor, weight: Tensor) -> Tensor:
     """Divide the last axis by its root mean square and multiply by `weight`."""
-    if x.requires_grad or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         if weight.ndim == 1:
             return F.rms_norm(x, weight.shape, weight, EPSILON)
         return F.rms_norm(x, x.shape[-1:], None, EPSILON) * weight
+    if x.requires_grad:
+        return _Learnt.apply(x, weight)
     # For the few tokens of one frame the fused kernel takes three times as long as these.
+    return (x * _inverse(x)).mul_(weight)
+
+
+def _inverse(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return (x * torch.addcmul(_epsilon(x.dtype), norm, norm, value=1 / x.shape[-1]).rsqrt_()).mul_(weight)
+    return torch.addcmul(_epsilon(x.dtype), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+class _Learnt(torch.autograd.Function):
+    """The same with its derivative by hand: on a CPU, a third of the time of what is derived step by step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        scale = _inverse(x)
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return unit * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        unit, scale, weight = ctx.saved_tensors
+        inner = grad * weight
+        along = (inner * unit).mean(-1, keepdim=True)
+        return torch.addcmul(inner, unit, along, value=-1).mul_(scale), (grad * unit).sum_to_size(weight.shape)
 
 
 @lru_cache

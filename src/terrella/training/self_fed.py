@@ -57,13 +57,9 @@ def own_past(
 def one_step(
     world: World, past: Tensor, action: Tensor, tau: Tensor, fog: Tensor, noise: Tensor, since: int = 0
 ) -> Tensor:
-    """Dream frames from `since` on, each from the past before it, in one pass and one denoising step.
-
-    A world that re-encodes what it dreams does so here, too: what comes of a frame in pixels is part of its past.
-    """
+    """Dream frames from `since` on, each from the past before it, in one pass and one denoising step."""
     _, predict = world.dynamics.parallel(spoilt(past, tau, fog), action, tau, since)
-    dreamed = world.decoder.sample(predict, noise[:, since:], 1)
-    return world.encode(world.decode(dreamed)).to(dreamed) if world.config.reencode else dreamed
+    return world.decoder.sample(predict, noise[:, since:], 1)
 
 
 @torch.no_grad()
