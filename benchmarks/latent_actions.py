@@ -84,7 +84,7 @@ def environment(name: str) -> str | Callable[[], gym.Env]:
     plain = name.removesuffix("-moving")
 
     def made() -> gym.Env:
-        env = make(ENVS[plain], size=0).env
+        env = make(ENVS[plain], size=0).env  # pyright: ignore[reportAttributeAccessIssue]
         env = OneChoice(env) if plain == "sprites" else env
         return env if plain == name else MovingBackground(env)
 
