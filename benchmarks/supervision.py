@@ -77,8 +77,8 @@ def parts(spec: WorldSpec, backbone: str) -> WorldConfig:
     tiny = world_config("tiny", spec, "swin", backbone)
     sizes = {key: value for key, value in SMALL.items() if key in tiny.dynamics.config}
     swin = tiny.decoder.config | {"dim": 64, "layers": 2, "heads": 2}
-    parts = {"dynamics": Part(backbone, tiny.dynamics.config | sizes), "decoder": Part("swin", swin)}
-    return with_conv(replace(tiny, **parts), {"width": 32})
+    small = replace(tiny, dynamics=Part(backbone, tiny.dynamics.config | sizes), decoder=Part("swin", swin))
+    return with_conv(small, {"width": 32})
 
 
 def trained(row: Row, data: Dataset, options: argparse.Namespace) -> World:

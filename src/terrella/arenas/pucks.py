@@ -149,11 +149,11 @@ class Pucks(gym.Env[np.ndarray, np.ndarray]):
             dx = at[None, left:right] - self.position[i, 0]
             dy = at[low:high, None][::-1] - self.position[i, 1]
             disc = ((self.radius[i] - np.sqrt(dx * dx + dy * dy)) / pixel + 0.5).clip(0, 1)
-            along, across = dx * cosine[i] + dy * sine[i], np.abs(dy * cosine[i] - dx * sine[i])
-            spoke = disc * ((0.012 - across) / pixel + 0.5).clip(0, 1) * (along > 0)
             box = frame[self.view - high : self.view - low, left:right]
             box += disc[:, :, None] * (np.array(COLOURS[self.colour[i]]) - box)
             if self.spokes:
+                along, across = dx * cosine[i] + dy * sine[i], np.abs(dy * cosine[i] - dx * sine[i])
+                spoke = disc * ((0.012 - across) / pixel + 0.5).clip(0, 1) * (along > 0)
                 box += spoke[:, :, None] * (np.array(SPOKE) - box)
         return np.rint(frame).astype(np.uint8)
 
