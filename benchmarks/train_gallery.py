@@ -76,12 +76,14 @@ def remembers(backbone: Part, patch: int) -> WorldConfig:
 
 # What sentences lead to is certain, and a decoder without noise learns it in a fraction of the steps: behind noise,
 # most of a frame is read off the frame itself, and little is left for the sentence to say. A tenth of all actions is
-# withheld, so that what a sentence adds can be strengthened (`Engine(guidance=...)`).
+# withheld, so that what a sentence adds can be strengthened (`Engine(guidance=...)`). A sentence is the sum of its
+# words: what each says is then learned once for all the company it may come in, and serves where that is new.
 TOLD: dict[str, Any] = {
     "policy": Speak,
     "decoder": "regression",
     "acts": "one who asks for what can be done, and one who wanders and is described afterwards",
     "reencode": True,
+    "text": Part("words", {"layers": 0}),
 }
 
 RECIPES = {
@@ -185,7 +187,6 @@ RECIPES = {
         "8500steps",
         "",
         by=(("speak", 80_000), ("hindsight", 10_000)),
-        text=Part("words", {"layers": 0}),
         tokenizer={"trips": 8, "noise": 0.1},
         adjust={"action_dropout": 0.1, "context_noise": 0.0, "self_fed": 0.4, "self_fed_depth": 4}
         | {"tokenizer_share": 0.47},
