@@ -34,7 +34,8 @@ Of `endurance`, each a ratio to the truth: `motion` (change a frame; 0 is frozen
 `strangeness` (distance to the nearest true frame of other episodes; large is noise or blur). They are means over the
 window of 16 frames that holds each of `marks`, and over the last quarter for each of `sessions` and of true ones
 (`true_sessions`). A session is `alive` if over the last quarter its motion and spread lie between half the least and
-twice the greatest of those of true sessions, and its strangeness is at most twice the greatest.
+twice the greatest of those of true sessions, its strangeness is at most twice the greatest, and whoever acts can be
+made out in half of the frames (`actor`: the share of frames; benchmarks/actors.py).
 
 `pooled` has `times` and `above` at the chunk's end over all seeds that there are, moments drawn whole, and each seed's.
 """
@@ -51,6 +52,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from actors import walker, white_disc
 from common import KeptRow, complete, holds_world, keep_row, kept_row, recorded_by, resumable, time_is_up, write_json
 from train_gallery import RECIPES
 
@@ -71,8 +73,8 @@ from terrella.evaluation.stats import bootstrap, number
 from terrella.evaluation.truth import Truth
 from terrella.world import World
 
-# Short name -> the recipe of its worlds, and the argument of the environment inside that bounds an episode.
-ARENAS = {"grid": ("told-grid", "max_steps"), "pucks": ("told-pucks", "max_episode_steps")}
+# Short name -> the recipe of its worlds, the argument of the environment inside that bounds an episode, and who acts.
+ARENAS = {"grid": ("told-grid", "max_steps", walker), "pucks": ("told-pucks", "max_episode_steps", white_disc)}
 LIVES = "endurance"
 CONDITIONS = {name: kind for kind, names in NAMES.items() for name in names} | {LIVES: LIVES}
 MARKS = (10, 100, 300, 1000)
@@ -113,7 +115,7 @@ class Bench:
 
     def __init__(self, arena: str, options: argparse.Namespace):
         self.arena, self.options = arena, options
-        name, self.limit = ARENAS[arena]
+        name, self.limit, self.actor = ARENAS[arena]
         self.recipe = RECIPES[name]
         self.env = make(self.recipe.env)
         self.spec = describe(self.env)
@@ -239,6 +241,12 @@ class Bench:
             ours = np.array(told_of["sessions"])
             alive &= ours <= 2 * max(true)
             alive &= (ours >= min(true) / 2) | (key == "strangeness")
+        (frames,) = dreams.values()
+        actor = np.stack([self.actor(session, self.env) for session in frames])
+        late = actor[:, -(actor.shape[1] // 4) :].mean(1)
+        row["actor"] = [float(actor[:, (mark - 1) // WINDOW * WINDOW :][:, :WINDOW].mean()) for mark in marks]
+        row["actor_sessions"] = late.tolist()
+        alive &= late >= 0.5
         return {**row, "alive": int(alive.sum()), "sessions": len(alive)}
 
     def close(self) -> None:

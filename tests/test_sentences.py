@@ -548,10 +548,40 @@ def test_the_benchmark_measures_worlds_once(tmp_path: Any, monkeypatch: Any, cap
     assert (lives["marks"], lives["true_lengths"], len(lives["motion_sessions"])) == ([10], [20, 20], 2)
     table = importlib.import_module("tabled.language").sentences(result).splitlines()
     assert [line.split(" |")[0] for line in table[2:4]] == ["| pucks, known", "| pucks, new deed"]
-    assert table[-3].endswith(f"| {lives['alive']} of 2 |")
+    assert table[-4].endswith(f"| {lives['alive']} of 2 |")
+    assert [line.split(" |")[0] for line in table[-4:]] == [
+        f"| pucks, {key}" for key in ("motion", "spread", "strangeness", "actor")
+    ]
+    assert lives["alive"] <= sum(share >= 0.5 for share in lives["actor_sessions"])
     monkeypatch.setattr(bench.Bench, "run", None)  # nothing is left to do
     bench.main(how)
     assert json.loads(capsys.readouterr().out)["rows"] == [known, new, lives]
+
+
+@pytest.mark.parametrize(("arena", "name"), zip(ARENAS, ("walker", "white_disc")))
+def test_who_acts_is_seen_in_true_pictures_and_missed_where_nobody_is(arena: str, name: str, monkeypatch: Any) -> None:
+    pytest.importorskip("pymunk")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    seen = getattr(importlib.import_module("actors"), name)
+    env = arenas.make(arena)
+    told, pictures, without = find_sentences(env), [], []
+    for seed in range(12):
+        picture, _ = env.reset(seed=seed)
+        for sentence in ("turn left", "walk ahead one step", "move up", "move left"):
+            picture = env.step(sentence)[0]
+        pictures.append(picture)
+        empty = picture.copy()
+        if name == "walker":
+            x, y, _ = told.speaker.facts()["pose"]
+            empty[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = empty[:8, :8]
+        else:
+            empty[(empty > 200).all(-1)] = empty[0, 0]
+        without.append(empty)
+    assert seen(np.stack(pictures), env).all()
+    assert not seen(np.stack(without), env).any()
+    faint = (0.9 * np.stack(without) + 0.1 * np.stack(pictures)).astype(np.uint8)
+    assert not seen(faint, env).any()
+    env.close()
 
 
 def test_a_recording_by_several_goes_on_where_it_was_stopped(tmp_path: Any, monkeypatch: Any) -> None:

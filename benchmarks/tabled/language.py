@@ -22,7 +22,7 @@ def sentences(result: dict[str, Any]) -> str:
     for arena in dict.fromkeys(row["arena"] for row in lives):
         own = [row for row in lives if row["arena"] == arena]
         alive = ", ".join(f"{row['alive']} of {row['sessions']}" for row in own)
-        for number, key in enumerate(("motion", "spread", "strangeness")):
+        for number, key in enumerate(("motion", "spread", "strangeness", "actor")):
             cells = [spread([row[key][i] for row in own], 2) for i in range(len(marks))]
             lines.append(f"| {arena}, {key} | {' | '.join(cells)} | {'' if number else alive} |")
     return "\n".join(lines)

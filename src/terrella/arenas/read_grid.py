@@ -42,6 +42,30 @@ class GridReader:
         before: things that were seen at an episode's beginning. A grid does not draw what the agent carries, so what
         is missing of these (the first, where it is more than one) is taken to be in its hands.
         """
+        flat, (held, agents, names) = self._cut(pictures)
+        things, people = _nearest(flat, held), _nearest(flat, agents)
+        # Somebody is there: where the agent's tiles fit best, compared with everything else.
+        place = (people[1] - things[1]).argmin(1)
+        return [
+            self._facts(things[0][r], int(place[r]), int(people[0][r, place[r]]), names, before)
+            for r in range(len(flat))
+        ]
+
+    def agents(self, pictures: np.ndarray) -> np.ndarray:
+        """Whether an agent can be made out at all, bool `(R,)`, which `read` takes for granted.
+
+        It can where it fits some cell better than all else does, by a quarter of what that is in true pictures.
+        """
+        flat, (held, agents, _) = self._cut(pictures)
+        own = _nearest(agents[None], held)[1] + np.square(agents).sum(1)
+        return (_nearest(flat, held)[1] - _nearest(flat, agents)[1]).max(1) > own.min() / 4
+
+    def things(self, picture: np.ndarray) -> list[Thing]:
+        """Kind and colour of all things and doors in one picture `(h, w, 3)`, row by row."""
+        return [thing[:2] for thing in self.read(picture[None])[0]["things"].values()]
+
+    def _cut(self, pictures: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, list[Any]]]:
+        """The cells of each picture, `(R, n * n, p * p * 3)`, and the tiles of their size."""
         columns, rows = self.cells
         count, height, width = pictures.shape[:3]
         p = width // columns
@@ -55,19 +79,8 @@ class GridReader:
                 f"pictures are {pictures.dtype} {pictures.shape}; expected uint8 (R, h, w, 3) of {columns} x {rows} "
                 "square cells."
             )
-        held, agents, names = _tiles(p)
         cut = pictures.reshape(count, rows, p, columns, p, 3).transpose(0, 1, 3, 2, 4, 5)
-        flat = cut.reshape(count, rows * columns, -1).astype(np.float32)
-        things, people = _nearest(flat, held), _nearest(flat, agents)
-        # Somebody is there: where the agent's tiles fit best, compared with everything else.
-        place = (people[1] - things[1]).argmin(1)
-        return [
-            self._facts(things[0][r], int(place[r]), int(people[0][r, place[r]]), names, before) for r in range(count)
-        ]
-
-    def things(self, picture: np.ndarray) -> list[Thing]:
-        """Kind and colour of all things and doors in one picture `(h, w, 3)`, row by row."""
-        return [thing[:2] for thing in self.read(picture[None])[0]["things"].values()]
+        return cut.reshape(count, rows * columns, -1).astype(np.float32), _tiles(p)
 
     def _facts(self, tiles: np.ndarray, place: int, agent: int, names: list[Any], before: Sequence[Thing]) -> Facts:
         columns = self.cells[0]
