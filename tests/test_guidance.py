@@ -80,14 +80,15 @@ def test_denoising_follows_the_guided_prediction_at_every_step() -> None:
     assert calls == [2, 2]  # both in one call, twice the rows
 
 
-@pytest.mark.parametrize("decoder", ["shortcut", "masked", "swin"])
+@pytest.mark.parametrize("decoder", ["shortcut", "masked", "residual", "swin"])
 def test_a_guided_session_is_the_same_alone_in_company_and_after_a_fork(decoder: str) -> None:
     torch.manual_seed(0)
     if decoder == "masked":
         spec = WorldSpec({"pixels": StreamSpec("image", (16, 16, 3))}, SPEC.action)
         made = World(spec, world_config("debug", spec, "masked"))
     else:
-        settings = {"unit": 2, "steps": 2, "dim": 16, "layers": 1, "heads": 1} if decoder == "swin" else {}
+        network = {"steps": 2, "dim": 16, "layers": 1, "heads": 1}
+        settings = {"swin": {**network, "unit": 2}, "residual": network}.get(decoder, {})
         made = example_world(SMALL, Part(decoder, settings))
         spec = made.spec
     made = shaken(made)

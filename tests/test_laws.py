@@ -70,6 +70,10 @@ SMALL = {
     "vector": [{}, {"channels": 4, "hidden": 8}],
     "codes": [{}, {"channels": 6, "side": 2, "hidden": 16}],
     "shortcut": [{}, {"finest": 1, "steps": 1}, {"finest": 4, "steps": 4}],
+    "residual": [
+        {"dim": 16, "layers": 1, "heads": 1},
+        {"steps": 1, "dim": 16, "layers": 2, "heads": 2},
+    ],
     "swin": [
         {"unit": 3, "steps": 4, "dim": 16, "layers": 1, "heads": 1},
         {"unit": 2, "steps": 2, "dim": 16, "layers": 2, "heads": 2, "fog": 0.0},

@@ -42,6 +42,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "shortcut": {},
     "masked": {"decoder": "masked"},
     "regression": {"decoder": "regression"},
+    "residual": {"decoder": "residual"},
     "swin": {"decoder": "swin"},
     "rssm": {"backbone": "rssm"},
     "hybrid": {"backbone": "hybrid"},

@@ -127,6 +127,16 @@ _PAPERS = {
   author = {Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael},
   journal = {arXiv:2309.15505}, year = {2023}
 }""",
+    "corrdiff": """@article{mardani2023corrdiff,
+  title = {Residual Corrective Diffusion Modeling for Km-scale Atmospheric Downscaling},
+  author = {Mardani, Morteza and Brenowitz, Noah and Cohen, Yair and Pathak, Jaideep and Chen, Chieh-Yu and others},
+  journal = {arXiv:2309.15214}, year = {2023}
+}""",
+    "mar": """@article{li2024mar,
+  title = {Autoregressive Image Generation without Vector Quantization},
+  author = {Li, Tianhong and Tian, Yonglong and Li, He and Deng, Mingyang and He, Kaiming},
+  journal = {arXiv:2406.11838}, year = {2024}
+}""",
     "maskgit": """@article{chang2022maskgit,
   title = {MaskGIT: Masked Generative Image Transformer},
   author = {Chang, Huiwen and Zhang, Han and Jiang, Lu and Liu, Ce and Freeman, William T.},
@@ -199,6 +209,7 @@ _USED = {
     ("memory", "window"): ("sinks",),
     ("decoder", "masked"): ("maskgit", "mineworld", "deltairis"),
     ("decoder", "shortcut"): ("shortcut", "dreamer4", "forcing"),
+    ("decoder", "residual"): ("corrdiff", "mar", "dit"),
     ("decoder", "swin"): ("pan", "dreamer4", "dit"),
     ("tokenizer", "fsq"): ("fsq",),
     ("tokenizer", "patches"): ("patches",),

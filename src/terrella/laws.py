@@ -287,7 +287,8 @@ def expect(holds: bool, what: str, expected: Any, received: Any, remedy: str = "
 def close(what: str, expected: Tensor, received: Tensor, tolerance: float, remedy: str) -> None:
     """Raise `CheckFailed` unless two tensors agree to `tolerance`, relative to the largest number or 1."""
     expect(expected.shape == received.shape, f"shape of {what}", tuple(expected.shape), tuple(received.shape), remedy)
-    gap = float((expected.double() - received.double()).abs().max() / expected.abs().max().clamp(min=1.0))
+    expected, received = expected.detach().double(), received.detach().double()
+    gap = float((expected - received).abs().max() / expected.abs().max().clamp(min=1.0))
     expect(gap <= tolerance, what, f"a difference of at most {tolerance:g}", f"{gap:.3g}", remedy)
 
 

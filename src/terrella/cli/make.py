@@ -73,7 +73,7 @@ def train(
     budget: str = "10m",
     preset: Literal["auto", "nano", "tiny", "small", "base", "debug"] = "auto",
     backbone: str | None = None,
-    decoder: Literal["shortcut", "regression", "masked", "swin"] | None = None,
+    decoder: Literal["shortcut", "regression", "residual", "masked", "swin"] | None = None,
     seed: int = 0,
     device: str | None = None,
     resume: bool = True,
@@ -93,8 +93,8 @@ def train(
         backbone: What remembers: transformer by default, or ssm, hybrid, rssm, reaction_diffusion, token_memory,
             language; flow or flow_wedge where actions declare how they move the view.
         decoder: How a frame is drawn: shortcut (diffusion in a few steps), regression (one expectation; the default of
-            flow and flow_wedge), masked (discrete tokens, for images), or swin (chunks of frames, for actions that
-            last).
+            flow and flow_wedge), residual (an expectation, and what chance makes of it), masked (discrete tokens, for
+            images), or swin (chunks of frames, for actions that last).
         seed: Decides everything that is random.
         device: cpu or cuda; the best there is by default.
         resume: Continue from a checkpoint in the folder; without, begin anew and replace what is there.

@@ -3,6 +3,7 @@
 from .base import Decoder
 from .masked import Masked, MaskedConfig
 from .regression import Regression, RegressionConfig
+from .residual import Residual, ResidualConfig
 from .shortcut import Shortcut, ShortcutConfig
 from .swin import Swin, SwinConfig
 
@@ -12,6 +13,8 @@ __all__ = [
     "MaskedConfig",
     "Regression",
     "RegressionConfig",
+    "Residual",
+    "ResidualConfig",
     "Shortcut",
     "ShortcutConfig",
     "Swin",

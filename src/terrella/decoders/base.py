@@ -74,8 +74,8 @@ class Decoder(nn.Module, ABC):
     def example(self, lead: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw latents `(*lead, Z)` in float64 such as this decoder makes, and the prediction that is sure of them.
 
-        For the laws; a decoder whose latents are not any numbers, or that reads predictions otherwise, has its own. One
-        that draws chunks knows N itself: `(*lead, N, Z)`.
+        For the laws; the last of `lead` is N. A decoder whose latents are not any numbers, or that reads predictions
+        otherwise, has its own; one with a network has an N of its own. One that draws chunks: `(*lead, N, Z)`.
         """
         z = torch.randn(*lead, 6, generator=generator, dtype=torch.float64)
         return z, z

@@ -151,8 +151,8 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backb
     """Choose the parts of a world of one size for a dataset's observations.
 
     decoder: None is `shortcut`, or `regression` for a backbone that remembers by a map; `masked` brings discrete
-    tokens, `swin` draws chunks of frames. backbone: None is `transformer`. Raises `ConfigError` for parts that the
-    observations do not allow, and `UnknownName`.
+    tokens, `swin` draws chunks of frames, `residual` what a regression blurs. backbone: None is `transformer`. Raises
+    `ConfigError` for parts that the observations do not allow, and `UnknownName`.
     """
     if backbone in MAPS:
         return _map_config(preset, spec, decoder, backbone)
@@ -174,7 +174,7 @@ def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backb
         else:
             settings = {"channels": channels, "width": size.width}
             tokenizers[name] = Part("conv", settings | _stride(stream.shape, size.pixels))
-    drawn = Part(decoder or "shortcut", {"levels": LEVELS} if discrete else _chunks(size) if decoder == "swin" else {})
+    drawn = Part(decoder or "shortcut", {"levels": LEVELS} if discrete else _network(size, decoder))
     return WorldConfig(Part(backbone or "transformer", _sized(backbone or "transformer", size)), drawn, tokenizers)
 
 
@@ -187,10 +187,12 @@ def _sized(backbone: str, size: Size) -> dict[str, Any]:
     return {k: v for k, v in known.items() if k in {f.name for f in fields(lookup("dynamics", backbone).Config)}}
 
 
-def _chunks(size: Size) -> dict[str, Any]:
-    """Settings of a decoder of chunks: windows that fit the clips, and a denoiser of half the backbone's depth."""
-    unit = max(2, min(4, size.training.length // 4))
-    return {"unit": unit, "dim": size.dim, "layers": max(1, size.layers // 2), "heads": max(1, size.dim // 64)}
+def _network(size: Size, decoder: str | None) -> dict[str, Any]:
+    """Settings of a decoder with a network of its own: half the backbone's depth; chunks whose windows fit clips."""
+    if decoder not in ("swin", "residual"):
+        return {}
+    own = {"dim": size.dim, "layers": max(1, size.layers // 2), "heads": max(1, size.dim // 64)}
+    return own | ({"unit": max(2, min(4, size.training.length // 4))} if decoder == "swin" else {})
 
 
 def _map_config(preset: str, spec: WorldSpec, decoder: str | None, backbone: str) -> WorldConfig:
@@ -210,7 +212,7 @@ def _map_config(preset: str, spec: WorldSpec, decoder: str | None, backbone: str
     else:
         patch, settings = size.pixels // 2, {"features": size.dim // 12, "dim": size.dim // 4}
     tokenizer = Part("patches", {"size": patch})
-    drawn = Part(decoder or "regression", _chunks(size) if decoder == "swin" else {})
+    drawn = Part(decoder or "regression", _network(size, decoder))
     return WorldConfig(Part(backbone, settings), drawn, {next(iter(streams)): tokenizer}, dream_level=0.0)
 
 

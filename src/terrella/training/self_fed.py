@@ -57,9 +57,9 @@ def own_past(
 def one_step(
     world: World, past: Tensor, action: Tensor, tau: Tensor, fog: Tensor, noise: Tensor, since: int = 0
 ) -> Tensor:
-    """Dream frames from `since` on, each from the past before it, in one pass and one denoising step."""
+    """Dream frames from `since` on, each from the past before it, in one pass of the backbone."""
     _, predict = world.dynamics.parallel(spoilt(past, tau, fog), action, tau, since)
-    return world.decoder.sample(predict, noise[:, since:], 1)
+    return world.decoder.sample(predict, noise[:, since:], None if world.decoder.plain else 1)
 
 
 @torch.no_grad()
