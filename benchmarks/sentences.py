@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ from terrella.evaluation.run import LEAD
 from terrella.evaluation.source import open_truth, used_seeds
 from terrella.evaluation.stats import bootstrap, number
 from terrella.evaluation.truth import Truth
-from terrella.world import World
+from terrella.world import Part, World
 
 # Short name -> the recipe of its worlds, the argument of the environment inside that bounds an episode, and who acts.
 ARENAS = {"grid": ("told-grid", "max_steps", walker), "pucks": ("told-pucks", "max_episode_steps", white_disc)}
@@ -100,7 +101,7 @@ def wanted(options: argparse.Namespace) -> Iterator[Row]:
 
 def shown(row: Row, options: argparse.Namespace) -> dict[str, Any]:
     """What a kept row must agree with."""
-    keys = ["world", "engine"] + ([] if options.world else ["train", "preset", "decoder", "speak", "hindsight"])
+    keys = ["world", "engine"] + ([] if options.world else ["train", "preset", "decoder", "text", "speak", "hindsight"])
     keys += ["sessions", "frames"] if row.condition == LIVES else ["moments", "branches", "lead"]
     return {key: getattr(options, key) for key in (*keys, "context")}
 
@@ -158,11 +159,13 @@ class Bench:
             return World.load(options.world.format(arena=self.arena, seed=seed), options.device or "cpu")
         preset, budget = options.preset or recipe.preset, options.train or recipe.budget
         decoder = options.decoder or recipe.decoder
-        named = (self.arena, seed, *self.shares.values(), budget, preset, decoder or "default")
+        text = recipe.text if options.text is None else Part(*json.loads(options.text))
+        reads = () if options.text is None else (re.sub(r"[^a-z0-9]+", "-", options.text).strip("-"),)
+        named = (self.arena, seed, *self.shares.values(), budget, preset, decoder or "default", *reads)
         path = options.out / "worlds" / "-".join(map(str, named))
         if holds_world(path):
             return World.load(path, options.device or "cpu")
-        parts = recipe.parts(self.data.spec, preset, decoder)
+        parts = replace(recipe, text=text).parts(self.data.spec, preset, decoder)
         return terrella.train(self.data, path, budget=budget, seed=seed, device=options.device, progress=False, **parts)
 
     def run(self, seed: int, part: str) -> dict[str, dict[str, Any]]:
@@ -304,6 +307,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--train", help="training of each world: 20m, 90s, 2000steps (default: the recipe's)")
     made.add_argument("--preset", help="size of each world (default: the recipe's)")
     made.add_argument("--decoder", help="of each world (default: the recipe's)")
+    made.add_argument("--text", help="who reads, as JSON: '[\"words\", {\"layers\": 2}]' (default: the recipe's)")
     made.add_argument(
         "--world", default="", help="folders of worlds made elsewhere, with {arena} and {seed} in the name"
     )
