@@ -171,9 +171,10 @@ RECIPES = {
         "Told: a room with three things, and somebody who does what you say",
         {"max_episode_steps": 120},
         "6000steps",
-        "The walker fades where his way has several turns, in most sessions within a hundred frames, and does not come "
-        "back: light goes on wandering through an empty room. Yellow things turn green, and what lies in the dark can be "
-        "forgotten. Combinations of words that training never asked for are followed less often (`docs/language.md`).",
+        "The walker fades where his way has several turns, in most sessions within a hundred frames, and does not "
+        "come back: light goes on wandering through an empty room. Yellow things turn green, and what lies in the dark "
+        "can be forgotten. Combinations of words that training never asked for are followed less often "
+        "(`docs/language.md`).",
         by=(("speak", 160_000), ("hindsight", 20_000)),
         adjust={"action_dropout": 0.1},
         **TOLD,
