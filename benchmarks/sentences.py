@@ -307,7 +307,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--train", help="training of each world: 20m, 90s, 2000steps (default: the recipe's)")
     made.add_argument("--preset", help="size of each world (default: the recipe's)")
     made.add_argument("--decoder", help="of each world (default: the recipe's)")
-    made.add_argument("--text", help="who reads, as JSON: '[\"words\", {\"layers\": 2}]' (default: the recipe's)")
+    made.add_argument("--text", help='who reads, as JSON: \'["words", {"layers": 2}]\' (default: the recipe\'s)')
     made.add_argument(
         "--world", default="", help="folders of worlds made elsewhere, with {arena} and {seed} in the name"
     )
