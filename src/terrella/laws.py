@@ -245,7 +245,7 @@ def samples_are_functions(decoder: Decoder) -> None:
             return x[:, of]
         return x[:, of] + torch.tanh(z.roll(1, -2) + level.tau[..., None, None] - level.d[..., None, None])
 
-    with no_global_chance():
+    with no_global_chance(), torch.no_grad():
         clip = decoder.sample(predict, noise)
         again = decoder.sample(predict, noise)
     expect(torch.equal(clip, again), "second sample", "equal bits", "others", "All chance is in the noise.")
@@ -287,8 +287,7 @@ def expect(holds: bool, what: str, expected: Any, received: Any, remedy: str = "
 def close(what: str, expected: Tensor, received: Tensor, tolerance: float, remedy: str) -> None:
     """Raise `CheckFailed` unless two tensors agree to `tolerance`, relative to the largest number or 1."""
     expect(expected.shape == received.shape, f"shape of {what}", tuple(expected.shape), tuple(received.shape), remedy)
-    expected, received = expected.detach().double(), received.detach().double()
-    gap = float((expected - received).abs().max() / expected.abs().max().clamp(min=1.0))
+    gap = float((expected.double() - received.detach().double()).abs().max() / expected.abs().max().clamp(min=1.0))
     expect(gap <= tolerance, what, f"a difference of at most {tolerance:g}", f"{gap:.3g}", remedy)
 
 
