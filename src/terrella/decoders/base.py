@@ -79,3 +79,15 @@ class Decoder(nn.Module, ABC):
         """
         z = torch.randn(*lead, 6, generator=generator, dtype=torch.float64)
         return z, z
+
+
+def euler(expect: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Go from noise `(..., N, Z)` to data in equal steps of the signal level; the last one lands on what is expected.
+
+    expect: `(z, tau) -> x_hat`, the clean frames behind noisy ones at levels `(...)`.
+    """
+    z = noise
+    for i in range(steps):
+        tau = torch.full(z.shape[:-2], i / steps, device=z.device)
+        z = z + (expect(z, tau).to(z.dtype) - z) / (steps - i)  # d / (1 - tau) = 1 / (steps - i)
+    return z

@@ -26,7 +26,7 @@ from ..nn.denoiser import Denoiser
 from ..nn.latents import Predict, TokenSpec
 from ..nn.noise import drawn
 from ..registry import register
-from .base import Decoder
+from .base import Decoder, euler
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,8 @@ class Residual(Decoder):
         steps = self.steps if steps is None else steps
         if steps not in self.choices:
             raise ConfigError(f"steps is {steps}; this world draws a frame in {', '.join(map(str, self.choices))}.")
-        z = noise_BNZ
-        mean = predict(None, None).to(z.dtype)
-        for i in range(steps):
-            tau = torch.full(z.shape[:-2], i / steps, device=z.device)
-            z = z + (self.denoiser(z, tau, mean).to(z.dtype) - z) / (steps - i)
-        return z
+        mean = predict(None, None).to(noise_BNZ.dtype)
+        return euler(lambda z, tau: self.denoiser(z, tau, mean), noise_BNZ, steps)
 
     @property
     def choices(self) -> tuple[int, ...]:

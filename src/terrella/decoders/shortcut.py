@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from ..nn.latents import Noise, Predict
 from ..nn.noise import chance, drawn
 from ..registry import register
-from .base import Decoder
+from .base import Decoder, euler
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,7 @@ class Shortcut(Decoder):
         steps = self.steps if steps is None else steps
         if steps < 1 or steps > self.config.finest or steps & (steps - 1):
             raise ConfigError(f"steps is {steps}; this world samples in a power of two up to {self.config.finest}.")
-        z = noise_BNZ
-        for i in range(steps):
-            tau = torch.full(z.shape[:-2], i / steps, device=z.device)
-            x = predict(z, Noise(tau, torch.full_like(tau, 1 / steps))).to(z.dtype)
-            z = z + (x - z) / (steps - i)  # d / (1 - tau) = 1 / (steps - i)
-        return z
+        return euler(lambda z, tau: predict(z, Noise(tau, torch.full_like(tau, 1 / steps))), noise_BNZ, steps)
 
     @property
     def choices(self) -> tuple[int, ...]:
