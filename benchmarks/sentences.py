@@ -60,7 +60,8 @@ from train_gallery import RECIPES
 import terrella
 from terrella.arenas import describe, make
 from terrella.arenas.grammar import HELD_OUT
-from terrella.arenas.sentences import find_sentences, told
+from terrella.arenas.sentences import find_sentences
+from terrella.arenas.told import told
 from terrella.data import Dataset
 from terrella.evaluation.endurance import WINDOW, endurance, long_dream
 from terrella.evaluation.entrant import WorldEntrant
@@ -77,6 +78,7 @@ from terrella.world import Part, World
 # Short name -> the recipe of its worlds, the argument of the environment inside that bounds an episode, and who acts.
 ARENAS = {"grid": ("told-grid", "max_steps", walker), "pucks": ("told-pucks", "max_episode_steps", white_disc)}
 LIVES = "endurance"
+PICTURE = "pixels"  # what is measured; what sensors say beside it is only for the world
 CONDITIONS = {name: kind for kind, names in NAMES.items() for name in names} | {LIVES: LIVES}
 MARKS = (10, 100, 300, 1000)
 RAW = ("hits", "chance", "n")
@@ -118,7 +120,7 @@ class Bench:
         self.arena, self.options = arena, options
         name, self.limit, self.actor = ARENAS[arena]
         self.recipe = RECIPES[name]
-        self.env = make(self.recipe.env)
+        self.env = make(self.recipe.env, **self.recipe.kwargs)
         self.spec = describe(self.env)
         sentences = find_sentences(self.env)
         self.chunk, self.pace = sentences.chunk, sentences.pace
@@ -182,10 +184,9 @@ class Bench:
     def follows(self, entrant: WorldEntrant, kind: Any) -> dict[str, dict[str, Any]]:
         """Fork matrices over sentences of one kind: condition -> numbers."""
         asked, spec = self.asked(kind), entrant.world.spec
-        (stream,) = spec.modelled
-        tables = {"world": score_asked(entrant, asked, spec)[stream]}
-        tables["deaf"] = score_asked(Deaf(entrant, spec.noop), asked, spec)[stream]
-        tables["misheard"] = score_asked(Misheard(entrant), asked, spec)[stream]
+        tables = {"world": score_asked(entrant, asked, spec)[PICTURE]}
+        tables["deaf"] = score_asked(Deaf(entrant, spec.noop), asked, spec)[PICTURE]
+        tables["misheard"] = score_asked(Misheard(entrant), asked, spec)[PICTURE]
         tables["simulator"] = self._ceiling(kind)
         rows = {}
         for name in NAMES[kind]:
@@ -211,7 +212,7 @@ class Bench:
         if kind not in self._ceilings:
             forks, spec = self.asked(kind).forks, self.spec
             known = Oracle(Stage(self.env, spec, 0, policy="speak"), dict(zip(forks.seeds, forks.states)))
-            (self._ceilings[kind],) = score_asked(known, self.asked(kind), spec).values()
+            self._ceilings[kind] = score_asked(known, self.asked(kind), spec)[PICTURE]
         return self._ceilings[kind]
 
     @cached_property
@@ -221,7 +222,7 @@ class Bench:
         longer = {self.limit: self.pace * (options.frames + options.context + 1)}
 
         def lasting() -> gym.Env:
-            return told(**{**gym.spec(self.recipe.env).kwargs, "held_out": HELD_OUT, **longer})
+            return told(**{**gym.spec(self.recipe.env).kwargs, **self.recipe.kwargs, "held_out": HELD_OUT, **longer})
 
         how: dict[str, Any] = {"episodes": options.sessions, "context": options.context, "frames": options.frames}
         how |= {"marks": [1], "seed": 0, "lead": 0, "policy": "speak"}
@@ -233,7 +234,7 @@ class Bench:
         """Endurance under sentences."""
         truth, spec = self.truth, entrant.world.spec
         dreams = long_dream(entrant, truth, self.options.frames)
-        (life,) = endurance(dreams, truth, spec, dict.fromkeys(spec.modelled)).values()
+        life = endurance(dreams, truth, spec, dict.fromkeys(spec.modelled))[PICTURE]
         marks = [mark for mark in MARKS if mark <= self.options.frames]
         row: dict[str, Any] = {"marks": marks, "true_lengths": life["true_lengths"]}
         alive = np.ones(len(truth), bool)
@@ -244,8 +245,7 @@ class Bench:
             ours = np.array(told_of["sessions"])
             alive &= ours <= 2 * max(true)
             alive &= (ours >= min(true) / 2) | (key == "strangeness")
-        (frames,) = dreams.values()
-        actor = np.stack([self.actor(session, self.env) for session in frames])
+        actor = np.stack([self.actor(session, self.env) for session in dreams[PICTURE]])
         late = actor[:, -(actor.shape[1] // 4) :].mean(1)
         row["actor"] = [float(actor[:, (mark - 1) // WINDOW * WINDOW :][:, :WINDOW].mean()) for mark in marks]
         row["actor_sessions"] = late.tolist()

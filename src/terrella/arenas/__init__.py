@@ -19,6 +19,7 @@ from . import (  # noqa: F401 - they register adapters and ids; no simulator is 
     speak_pucks,
     spelled,
     sprites,
+    told,
 )
 from .base import Forkable, Simulator, adapter, list_arenas
 from .describe import describe

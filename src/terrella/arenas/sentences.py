@@ -1,18 +1,12 @@
 """Environments that are told what to do: the action is a sentence, and a small controller carries it out.
 
-`terrella/Sentences-v0` puts `Sentences` around any environment with a `Speaker`. A sentence lasts a *chunk* of frames:
-each step takes the sentence again and plays one primitive action of its controller, or `pace` of them where one
+`Sentences` goes around any environment with a `Speaker` (`terrella.arenas.told` has ids). A sentence lasts a *chunk* of
+frames: each step takes the sentence again and plays one primitive action of its controller, or `pace` of them where one
 changes little. So every frame of a chunk carries the chunk's sentence as its action, and whatever learns from frames
 and actions learns from these without knowing of chunks.
 
 What was really done is said by `Speaker.did`, from the true state alone: it decides whether a sentence was carried out
 (`info["done"]`), and it describes, in hindsight, what somebody else did (`terrella.data.speech`).
-
-| id | inside | a chunk | pace |
-|---|---|---|---|
-| `terrella/Sentences-v0` | `inside="..."`, with arguments of its own | the speaker's | 1 |
-| `terrella/SentencesGrid-v0` | `MiniGrid-GoToObject-8x8-N2-v0` with three things | 12 | 1 |
-| `terrella/SentencesPucks-v0` | `terrella/Pucks-v0`, nearly at rest | 8 | 3 |
 """
 
 from __future__ import annotations
@@ -27,7 +21,6 @@ from gymnasium import spaces
 
 from ..errors import ActionError, ArenaError
 from .grammar import HELD_OUT, LETTERS, LONGEST, Deed, Grammar, Verb
-from .make import make
 from .wrappers import Stepped, repeat
 
 Facts = dict[str, Any]
@@ -38,13 +31,14 @@ class Speaker(ABC):
     """What can be said of one simulator: which deeds there are, how they are done, and what was done.
 
     verbs: the deeds, and how they are said. rest: the one in which nothing is done. chunk: primitive actions that a
-    sentence lasts, unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are
-    part of saved states.
+    sentence lasts, unless told otherwise. sensors: the space of `sensed`, None where there is nothing to sense. Facts
+    are plain data (numbers, strings, containers, arrays), because they are part of saved states.
     """
 
     verbs: ClassVar[tuple[Verb, ...]]
     rest: ClassVar[Deed]
     chunk: ClassVar[int]
+    sensors: spaces.Dict | None = None
 
     def __init__(self, env: gym.Env) -> None:
         self.env: Any = env
@@ -80,6 +74,10 @@ class Speaker(ABC):
     @abstractmethod
     def did(self, trace: Sequence[Facts], played: Sequence[Any]) -> list[Deed]:
         """Return all deeds that a stretch of T primitive actions, between T + 1 facts, truly was."""
+
+    def sensed(self) -> dict[str, Any]:
+        """Return what is measured now, a value of `sensors`."""
+        raise ArenaError(f"{type(self).__name__} senses nothing; give it `sensors` and `sensed`.")
 
 
 _SPEAKERS: list[type[Speaker]] = []
@@ -220,23 +218,3 @@ def find_sentences(env: gym.Env | None) -> Sentences:
 @cache
 def _grammar(kind: type[Speaker], held_out: int) -> Grammar:
     return Grammar(kind.verbs, held_out)
-
-
-def told(
-    inside: str, chunk: int = 0, pace: int = 1, held_out: int = HELD_OUT, size: int = 64, **kwargs: Any
-) -> gym.Env:
-    """Make an environment that takes sentences and shows pictures of `size` pixels; kwargs are for the one inside."""
-    symbols = inside.startswith(("MiniGrid-", "BabyAI-"))  # their own observations are codes of cells
-    return Sentences(make(inside, pixels=symbols, size=size, **kwargs), chunk, pace, held_out)
-
-
-_TOLD: dict[str, dict[str, Any]] = {
-    "Sentences": {},
-    "SentencesGrid": {"inside": "MiniGrid-GoToObject-8x8-N2-v0", "numObjs": 3, "tile_size": 8},
-    # Large discs, all alike but for their colours, that soon come to rest: what happens next is for the speaker to say.
-    "SentencesPucks": {"inside": "terrella/Pucks-v0", "pace": 3, "mixed": True, "spokes": False, "count": (2, 3)}
-    | {"speed": 0.1, "radius": (0.1, 0.1), "mass": (0.5, 0.5), "friction": (0.0, 0.0), "restitution": (0.4, 0.4)}
-    | {"drag": 4.0},
-}
-for _name, _kwargs in _TOLD.items():
-    gym.register(f"terrella/{_name}-v0", f"{__name__}:told", kwargs=_kwargs)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
 
 from .base import comes_from
 from .grammar import Deed, Verb
@@ -23,6 +25,7 @@ THINGS = ("key", "ball", "box")
 STRIDES = ("one step", "two steps", "three steps", "four steps")
 LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE = range(6)
 TURNS = {"left": (LEFT,), "right": (RIGHT,), "around": (RIGHT, RIGHT)}
+CODES = (11, 6, 3)  # values that an object, a colour and a state may have in MiniGrid's codes of a cell
 AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up, as MiniGrid counts directions
 WANDERING = {LEFT: 0.15, RIGHT: 0.15, FORWARD: 0.5, PICK_UP: 0.12, DROP: 0.04, TOGGLE: 0.04}
 Place = tuple[int, int]
@@ -70,10 +73,27 @@ class GridSpeaker(Speaker):
         Verb("wait", (), ("[wait|stay|stand still|do nothing] [|here|a while]",)),
     )
 
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        wide, high, hands = self.env.width, self.env.height, 1 + len(COLOURS) * len(THINGS)
+        pose = spaces.MultiDiscrete(np.array([[wide, high, len(AHEAD), hands]]))
+        cells = spaces.MultiDiscrete(np.tile(CODES, (high, wide, 1)))
+        self.sensors = spaces.Dict([("sensors", pose), ("map", cells)])
+
     @classmethod
     def matches(cls, env: gym.Env) -> bool:
         """Whether `env` is built on `MiniGridEnv`."""
         return comes_from(env, "minigrid")
+
+    def sensed(self) -> dict[str, np.ndarray]:
+        """Return column, row, direction and what is in the hand (0: nothing), `(1, 4)`, and a map `(h, w, 3)`.
+
+        Cells of the map have MiniGrid's own codes (object, colour, state); whoever acts is not in it.
+        """
+        held = self.env.carrying
+        hand = 0 if held is None else 1 + THINGS.index(held.type) * len(COLOURS) + COLOURS.index(held.color)
+        codes = self.env.grid.encode().swapaxes(0, 1).astype(np.int64)
+        return {"sensors": np.array([[*self._pose(), hand]]), "map": codes}
 
     def facts(self) -> Facts:
         """Return pose, what is carried as (kind, colour) or None, and things as place -> (kind, colour, state)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
 from .grammar import Deed, Verb
 from .pucks import FORCE, SIDE, TICKS, Pucks
@@ -58,6 +59,15 @@ class PucksSpeaker(Speaker):
     def matches(cls, env: gym.Env) -> bool:
         """Whether `env` is exactly a `Pucks`, without gravity: seen from the side, pushing is another thing."""
         return type(env) is Pucks and not env.gravity.any()
+
+    sensors = spaces.Dict({"sensors": spaces.Box(0.0, SIDE, (1 + len(COLOURS), 2))})
+
+    def sensed(self) -> dict[str, np.ndarray]:
+        """Return where the white disc is, and the first one of each colour (m), `(8, 2)`; zeros where there is none."""
+        rows = {0: 0, **{1 + COLOURS.index(name): row for name, row in _named(self.env.colour).items()}}
+        places = np.zeros((1 + len(COLOURS), 2), np.float32)
+        places[list(rows)] = self.env.position[list(rows.values())]
+        return {"sensors": places}
 
     def facts(self) -> Facts:
         """Return what is measured of every disc."""

@@ -100,7 +100,7 @@ class Resize(gym.ObservationWrapper):
 
     def _resized(self, space: gym.Space) -> gym.Space:
         if isinstance(space, spaces.Dict):
-            return spaces.Dict({key: self._resized(child) for key, child in space.spaces.items()})
+            return spaces.Dict([(key, self._resized(child)) for key, child in space.spaces.items()])
         if isinstance(space, spaces.Tuple):
             return spaces.Tuple([self._resized(child) for child in space.spaces])
         if not _is_picture(space):
