@@ -114,9 +114,9 @@ def recorded_by(
     return Dataset(path)
 
 
-def with_tokenizer(config: WorldConfig, kind: str, settings: dict[str, Any]) -> WorldConfig:
-    """Return the parts of a world with other settings of its tokenizers of one kind."""
-    made = {n: Part(p.name, p.config | settings) if p.name == kind else p for n, p in config.tokenizers.items()}
+def with_conv(config: WorldConfig, settings: dict[str, Any]) -> WorldConfig:
+    """Return the parts of a world with other settings of its tokenizers `conv`."""
+    made = {n: Part(p.name, p.config | settings) if p.name == "conv" else p for n, p in config.tokenizers.items()}
     return replace(config, tokenizers=made)
 
 

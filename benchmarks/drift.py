@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, holds_world, recorded, with_tokenizer, write_json
+from common import arguments, holds_world, recorded, with_conv, write_json
 
 import terrella
 from terrella.data import Dataset
@@ -118,7 +118,7 @@ def trained(task: Task, arm: Arm, seed: int, budget: str, path: Path, data: Data
     tiny = world_config("tiny", data.spec, backbone=arm.backbone)
     config = tiny if own is None else WorldConfig(own, Part("shortcut"))
     how: dict[str, Any] = {"budget": budget, "seed": seed, "device": device}
-    return terrella.train(data, path, config=with_tokenizer(config, "conv", arm.tokenizer), training=recipe, **how)
+    return terrella.train(data, path, config=with_conv(config, arm.tokenizer), training=recipe, **how)
 
 
 def futures(spec: WorldSpec, data: Dataset | None, episodes: int) -> list[Truth]:

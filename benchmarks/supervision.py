@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, holds_world, keep_row, kept_row, recorded, with_tokenizer, write_json
+from common import arguments, holds_world, keep_row, kept_row, recorded, with_conv, write_json
 from drift import LENGTH, dreamed, drift, futures
 from tabled.language import supervision
 
@@ -78,7 +78,7 @@ def parts(spec: WorldSpec, backbone: str) -> WorldConfig:
     sizes = {key: value for key, value in SMALL.items() if key in tiny.dynamics.config}
     swin = tiny.decoder.config | {"dim": 64, "layers": 2, "heads": 2}
     small = replace(tiny, dynamics=Part(backbone, tiny.dynamics.config | sizes), decoder=Part("swin", swin))
-    return with_tokenizer(small, "conv", {"width": 32})
+    return with_conv(small, {"width": 32})
 
 
 def trained(row: Row, data: Dataset, options: argparse.Namespace) -> World:

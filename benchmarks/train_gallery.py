@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import recorded_by, with_tokenizer
+from common import recorded_by, with_conv
 from PIL import Image, ImageSequence
 
 import terrella
@@ -37,9 +37,9 @@ class Recipe:
     """How one gallery world comes about. `failures` are what a person saw go wrong, in words.
 
     policy: who records and is measured, and `acts` says it in words; by: who records in place of it, one after another,
-    and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizer,
-    sensors, adjust: what differs from the preset's tokenizers `conv` and `vector`, and from its training. shipped:
-    whether the world comes with the package; else it is made for benchmarks alone.
+    and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizer, adjust:
+    what differs from the preset's tokenizers `conv` and from its training. shipped: whether the world comes with the
+    package; else it is made for benchmarks alone.
     """
 
     env: str
@@ -55,7 +55,6 @@ class Recipe:
     decoder: str | None = None
     text: Part | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
-    sensors: dict[str, Any] = field(default_factory=dict)
     config: WorldConfig | None = None
     training: TrainingConfig | None = None
     adjust: dict[str, Any] = field(default_factory=dict)
@@ -64,9 +63,8 @@ class Recipe:
     @property
     def kwargs(self) -> dict[str, Any]:
         """What of `record` is for the environment."""
-        return {
-            key: value for key, value in self.record.items() if key not in ("steps", "episodes", "max_episode_steps")
-        }
+        how = ("steps", "episodes", "max_episode_steps")
+        return {key: value for key, value in self.record.items() if key not in how}
 
     def parts(self, spec: WorldSpec, preset: str | None = None, decoder: str | None = None) -> dict[str, Any]:
         """Return the arguments of `train` that say what is made and how, with another preset or decoder if given."""
@@ -74,8 +72,7 @@ class Recipe:
         config = self.config or replace(world_config(preset, spec, decoder), text=self.text)
         training = self.training or training_config(preset, decoder=decoder, spec=spec)
         training = replace(training, **self.adjust)
-        config = with_tokenizer(with_tokenizer(config, "conv", self.tokenizer), "vector", self.sensors)
-        return {"preset": preset, "config": config, "training": training}
+        return {"preset": preset, "config": with_conv(config, self.tokenizer), "training": training}
 
 
 def remembers(backbone: Part, patch: int) -> WorldConfig:
@@ -178,7 +175,7 @@ RECIPES = {
     "told-grid": Recipe(
         "terrella/SentencesGrid-v0",
         "Told: a room with three things, and somebody who does what you say",
-        {"max_episode_steps": 120, "sensors": True},
+        {"max_episode_steps": 120},
         "6000steps",
         "The walker fades where his way has several turns, in most sessions within a hundred frames, and does not "
         "come back: light goes on wandering through an empty room. Yellow things turn green, and what lies in the dark "
@@ -193,12 +190,11 @@ RECIPES = {
     "told-pucks": Recipe(
         "terrella/SentencesPucks-v0",
         "Told: discs on a table, and a white one that does what you say",
-        {"max_episode_steps": 120, "sensors": True},
+        {"max_episode_steps": 120},
         "8500steps",
         "",
         by=(("speak", 80_000), ("hindsight", 10_000)),
         tokenizer={"trips": 8, "noise": 0.1},
-        sensors={"spread": 4.0},
         adjust={"action_dropout": 0.1, "context_noise": 0.0, "self_fed": 0.4, "self_fed_depth": 4}
         | {"tokenizer_share": 0.47},
         shipped=False,

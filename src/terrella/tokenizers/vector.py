@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..nn.latents import TokenSpec
 from ..nn.layers import Narrow
 from ..nn.noise import drawn
@@ -22,18 +21,12 @@ from .base import Tokenizer
 class VectorConfig:
     """`channels` a token (as many tokens as the vector needs); `hidden` units of the network.
 
-    Latent `noise` in training. `spread`: deviation of the latents; above 1, numbers count more beside a picture, whose
-    channels are many more, and stand out of noise on the past.
+    Latent `noise` in training.
     """
 
     channels: int = 16
     hidden: int = 64
     noise: float = 0.01
-    spread: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.spread > 0:
-            raise ConfigError(f"spread is {self.spread}; a deviation is above 0.")
 
 
 @register("tokenizer", "vector")
@@ -93,8 +86,7 @@ class Vector(Tokenizer):
         """Measure one deviation for all channels: padding must not be blown up to unit variance."""
         z = self.encode_raw(obs).float()
         self.shift.fill_(z.mean())
-        used = z[..., : max(1, min(self.stream.shape[0], z.shape[-1]))]
-        self.scale.fill_(used.std().clamp(min=1e-3) / self.config.spread)
+        self.scale.fill_(z[..., : max(1, min(self.stream.shape[0], z.shape[-1]))].std().clamp(min=1e-3))
 
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
