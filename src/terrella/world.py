@@ -59,7 +59,8 @@ class WorldConfig:
     meaning alike; 0 lets a recurrent backbone go on from its own prediction. `reencode` passes each dreamed frame (a
     number k: every k-th of a session) through pixels and back before it enters the memory, which keeps long rollouts
     among frames that a tokenizer can make; it costs one encoding a frame, whatever k. `text` reads actions that are
-    sentences; None takes `words`.
+    sentences; None takes `words`. `shown` names streams that are predicted as all are, and never looked back at: what
+    comes next follows from the other streams alone, so what fades from a picture is drawn anew from what is known.
     """
 
     dynamics: Part
@@ -69,6 +70,7 @@ class WorldConfig:
     dream_level: float | None = None
     reencode: bool | int = False
     text: Part | None = None
+    shown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.context_level <= 1:
@@ -107,7 +109,7 @@ class World(nn.Module):
         self.sentences: tuple[str, ...] = ()
         self.alarm: dict[str, float] = {}
         self.heads: dict[str, nn.Module] = {}
-        for stream in config.tokenizers:
+        for stream in (*config.tokenizers, *config.shown):
             if stream not in spec.modelled:
                 raise did_you_mean(stream, spec.modelled, "stream")
         if not spec.modelled:
@@ -124,6 +126,10 @@ class World(nn.Module):
                     f"{' and '.join(takes)} streams; choose another tokenizer for it."
                 )
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
+        if spec.modelled and spec.modelled.keys() <= set(config.shown):
+            raise ConfigError(
+                f"all streams ({', '.join(config.shown)}) are only shown; leave one out, from which what comes follows."
+            )
         self.tokens = _join([self.tokenizer(s).spec for s in spec.modelled], list(spec.modelled))
         self.dynamics = build_part("dynamics", config.dynamics, self.tokens, spec.action)
         if config.text is not None:
@@ -153,6 +159,14 @@ class World(nn.Module):
     def encode(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Turn observations, stream -> `(..., *shape)`, into latents `(..., N, Z)`."""
         return torch.cat([self.tokenizer(s).encode(observations[s]) for s in self.spec.modelled], -2)
+
+    def recalled(self, z: Tensor) -> Tensor:
+        """What of frames `(..., N, Z)` a backbone may look back at: streams that are only shown are blank."""
+        if not self.config.shown:
+            return z
+        sizes = [self.tokenizer(s).spec.n for s in self.spec.modelled]
+        parts = zip(self.spec.modelled, z.split(sizes, -2))
+        return torch.cat([torch.zeros_like(p) if s in self.config.shown else p for s, p in parts], -2)
 
     def decode(self, z: Tensor) -> dict[str, Tensor]:
         """Turn latents `(..., N, Z)` into observations, stream -> `(..., *shape)`: uint8 images, float32 vectors."""
