@@ -1,7 +1,7 @@
 """What is measured of the one who acts, beside the picture: a pose and a hand, or where discs are.
 
 A picture of what may come can blur, and what has faded from it is gone. A pose cannot: a world that predicts both knows
-at each step where whoever acts is, and what it shows next starts from there.
+at each step where whoever acts is, whatever it shows.
 """
 
 from __future__ import annotations

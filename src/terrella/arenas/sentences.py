@@ -31,14 +31,13 @@ class Speaker(ABC):
     """What can be said of one simulator: which deeds there are, how they are done, and what was done.
 
     verbs: the deeds, and how they are said. rest: the one in which nothing is done. chunk: primitive actions that a
-    sentence lasts, unless told otherwise. sensors: the space of `sensed`, None where there is nothing to sense. Facts
-    are plain data (numbers, strings, containers, arrays), because they are part of saved states.
+    sentence lasts, unless told otherwise. Facts are plain data (numbers, strings, containers, arrays), because they are
+    part of saved states.
     """
 
     verbs: ClassVar[tuple[Verb, ...]]
     rest: ClassVar[Deed]
     chunk: ClassVar[int]
-    sensors: spaces.Dict | None = None
 
     def __init__(self, env: gym.Env) -> None:
         self.env: Any = env
@@ -74,6 +73,11 @@ class Speaker(ABC):
     @abstractmethod
     def did(self, trace: Sequence[Facts], played: Sequence[Any]) -> list[Deed]:
         """Return all deeds that a stretch of T primitive actions, between T + 1 facts, truly was."""
+
+    @property
+    def sensors(self) -> spaces.Dict | None:
+        """The space of `sensed`, None where there is nothing to sense."""
+        return None
 
     def sensed(self) -> dict[str, Any]:
         """Return what is measured now, a value of `sensors`."""

@@ -73,17 +73,17 @@ class GridSpeaker(Speaker):
         Verb("wait", (), ("[wait|stay|stand still|do nothing] [|here|a while]",)),
     )
 
-    def __init__(self, env: gym.Env) -> None:
-        super().__init__(env)
-        wide, high, hands = self.env.width, self.env.height, 1 + len(COLOURS) * len(THINGS)
-        pose = spaces.MultiDiscrete(np.array([[wide, high, len(AHEAD), hands]]))
-        cells = spaces.MultiDiscrete(np.tile(CODES, (high, wide, 1)))
-        self.sensors = spaces.Dict([("sensors", pose), ("map", cells)])
-
     @classmethod
     def matches(cls, env: gym.Env) -> bool:
         """Whether `env` is built on `MiniGridEnv`."""
         return comes_from(env, "minigrid")
+
+    @property
+    def sensors(self) -> spaces.Dict:
+        """A pose with a hand, and a map."""
+        wide, high, hands = self.env.width, self.env.height, 1 + len(COLOURS) * len(THINGS)
+        pose = spaces.MultiDiscrete(np.array([[wide, high, len(AHEAD), hands]]))
+        return spaces.Dict([("sensors", pose), ("map", spaces.MultiDiscrete(np.tile(CODES, (high, wide, 1))))])
 
     def sensed(self) -> dict[str, np.ndarray]:
         """Return column, row, direction and what is in the hand (0: nothing), `(1, 4)`, and a map `(h, w, 3)`.

@@ -60,7 +60,10 @@ class PucksSpeaker(Speaker):
         """Whether `env` is exactly a `Pucks`, without gravity: seen from the side, pushing is another thing."""
         return type(env) is Pucks and not env.gravity.any()
 
-    sensors = spaces.Dict({"sensors": spaces.Box(0.0, SIDE, (1 + len(COLOURS), 2))})
+    @property
+    def sensors(self) -> spaces.Dict:
+        """Places of discs by colour, white first."""
+        return spaces.Dict({"sensors": spaces.Box(0.0, SIDE, (1 + len(COLOURS), 2))})
 
     def sensed(self) -> dict[str, np.ndarray]:
         """Return where the white disc is, and the first one of each colour (m), `(8, 2)`; zeros where there is none."""
