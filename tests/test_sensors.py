@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 
 from terrella.arenas import describe, forkable, make, to_streams
+from terrella.arenas.grammar import Deed
 from terrella.arenas.sensors import Sensors
 from terrella.arenas.sentences import Speaker, find_sentences
 from terrella.arenas.speak_grid import COLOURS, THINGS
@@ -18,11 +20,15 @@ from terrella.world import World
 ARENAS = ("terrella/SentencesGrid-v0", "terrella/SentencesPucks-v0")
 
 
-def test_a_walker_senses_its_pose_and_its_hand() -> None:
+def about_to_pick_up() -> tuple[gym.Env, dict[str, np.ndarray], Deed]:
     env = make("terrella/SentencesGrid-v0", sensors=True)
     seen, _ = env.reset(seed=1)
-    speaker = find_sentences(env).speaker
-    deed = next(deed for deed in speaker.feasible(12) if deed[0] == "pick up")
+    feasible = find_sentences(env).speaker.feasible(12)
+    return env, seen, next(deed for deed in feasible if deed[0] == "pick up")
+
+
+def test_a_walker_senses_its_pose_and_its_hand() -> None:
+    env, seen, deed = about_to_pick_up()
     said = find_sentences(env).grammar.say(deed, 0)
     for _ in range(12):
         seen, *_ = env.step(said)
@@ -35,10 +41,8 @@ def test_a_walker_senses_its_pose_and_its_hand() -> None:
 
 
 def test_a_map_has_what_lies_in_the_room_and_not_what_is_carried() -> None:
-    env = make("terrella/SentencesGrid-v0", sensors=True)
-    seen, _ = env.reset(seed=1)
+    env, seen, deed = about_to_pick_up()
     speaker = find_sentences(env).speaker
-    deed = next(deed for deed in speaker.feasible(12) if deed[0] == "pick up")
     for _ in range(12):
         things = {
             (int(x), int(y)): tuple(seen["map"][y, x, :2])

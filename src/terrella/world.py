@@ -126,7 +126,7 @@ class World(nn.Module):
                     f"{' and '.join(takes)} streams; choose another tokenizer for it."
                 )
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
-        if spec.modelled and spec.modelled.keys() <= set(config.shown):
+        if spec.modelled.keys() <= set(config.shown):
             raise ConfigError(
                 f"all streams ({', '.join(config.shown)}) are only shown; leave one out, from which what comes follows."
             )
@@ -164,14 +164,22 @@ class World(nn.Module):
         """What of frames `(..., N, Z)` a backbone may look back at: streams that are only shown are blank."""
         if not self.config.shown:
             return z
-        sizes = [self.tokenizer(s).spec.n for s in self.spec.modelled]
-        parts = zip(self.spec.modelled, z.split(sizes, -2))
-        return torch.cat([torch.zeros_like(p) if s in self.config.shown else p for s, p in parts], -2)
+        parts = self.split(z).items()
+        return torch.cat([torch.zeros_like(part) if s in self.config.shown else part for s, part in parts], -2)
 
     def decode(self, z: Tensor) -> dict[str, Tensor]:
         """Turn latents `(..., N, Z)` into observations, stream -> `(..., *shape)`: uint8 images, float32 vectors."""
-        parts = z.split([self.tokenizer(s).spec.n for s in self.spec.modelled], -2)
-        return {s: self.tokenizer(s).decode(p) for s, p in zip(self.spec.modelled, parts)}
+        return {s: self.tokenizer(s).decode(part) for s, part in self.split(z).items()}
+
+    def decode_raw(self, z: Tensor) -> dict[str, Tensor]:
+        """As `decode`, with a gradient: images are floats in [0, 1]-ish, and not rounded."""
+        pairs = ((s, self.tokenizer(s), part) for s, part in self.split(z).items())
+        return {s: tokenizer.decode_raw(part * tokenizer.scale + tokenizer.shift) for s, tokenizer, part in pairs}
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """Divide latents `(..., N, Z)` by the streams whose tokens they are."""
+        sizes = [self.tokenizer(s).spec.n for s in self.spec.modelled]
+        return dict(zip(self.spec.modelled, z.split(sizes, -2)))
 
     def tensors(self, observations: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Check observations at the door and turn them into tensors; raises `SpecError`."""

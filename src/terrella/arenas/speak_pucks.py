@@ -67,9 +67,9 @@ class PucksSpeaker(Speaker):
 
     def sensed(self) -> dict[str, np.ndarray]:
         """Return where the white disc is, and the first one of each colour (m), `(8, 2)`; zeros where there is none."""
-        rows = {0: 0, **{1 + COLOURS.index(name): row for name, row in _named(self.env.colour).items()}}
+        colours, first = np.unique(self.env.colour, return_index=True)
         places = np.zeros((1 + len(COLOURS), 2), np.float32)
-        places[list(rows)] = self.env.position[list(rows.values())]
+        places[colours] = self.env.position[first]
         return {"sensors": places}
 
     def facts(self) -> Facts:

@@ -49,7 +49,7 @@ def dream(
             reward.append(outcome.reward * world.reward_scale + world.reward_shift)
             end.append(outcome.end.sigmoid())
         latent = torch.stack(z, 1)
-        shown = _shown(world, latent) if observe else {}
+        shown = world.decode_raw(latent) if observe else {}
         return Dream(shown, torch.stack(reward, 1), torch.stack(end, 1), latent)
 
 
@@ -76,9 +76,3 @@ def _apart(slabs: Slabs) -> Slabs:
         for s in slabs.segments
     ]
     return Slabs(slabs.spec, {n: t.clone() for n, t in slabs.recurrent.items()}, segments, slabs.time.clone())
-
-
-def _shown(world: World, z: Tensor) -> dict[str, Tensor]:
-    parts = z.split([world.tokenizer(s).spec.n for s in world.spec.modelled], -2)
-    tokenizers = {s: world.tokenizer(s) for s in world.spec.modelled}
-    return {s: t.decode_raw(part * t.scale + t.shift) for (s, t), part in zip(tokenizers.items(), parts)}

@@ -85,11 +85,10 @@ def errors(world: World, z: Tensor, true: Mapping[str, Tensor], scale: Mapping[s
 
     With a gradient: pictures are not rounded.
     """
-    tokenizers = {s: world.tokenizer(s) for s in world.spec.modelled}
-    parts, total = z.split([t.spec.n for t in tokenizers.values()], -2), []
-    for (name, tokenizer), part in zip(tokenizers.items(), parts):
-        shown = tokenizer.decode_raw(part * tokenizer.scale + tokenizer.shift).float()
-        gap = (shown - true[name].float() / (255 if tokenizer.stream.kind == "image" else 1)) / scale[name]
+    total = []
+    for name, shown in world.decode_raw(z).items():
+        unit = 255 if world.spec.modelled[name].kind == "image" else 1
+        gap = (shown.float() - true[name].float() / unit) / scale[name]
         total.append(gap.square().flatten(2).mean(-1))
     return torch.stack(total).mean(0)
 
