@@ -178,8 +178,9 @@ def test_a_store_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: Any) ->
         ticks = [first, *client.play(number, ROWS[:5])]
         until(lambda: any((tmp_path / "sessions").iterdir()))
         journal = next((tmp_path / "sessions").iterdir())
-        journal.rename(tmp_path / "aside")
-        os.mkfifo(journal)  # whoever opens it to write waits until somebody reads
+        os.mkfifo(tmp_path / "pipe")
+        os.link(journal, tmp_path / "aside")
+        (tmp_path / "pipe").replace(journal)  # whoever opens it to write waits until somebody reads
         ticks += client.play(number, ROWS[5:10])
         until(lambda: store(url) == "failing")
         began = time.monotonic()
@@ -191,9 +192,8 @@ def test_a_store_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: Any) ->
         client.play(opened["session"], [LEFT])
         client.send("reopen", token="x" * 32)
         assert "does not answer" in client.until("error")["message"]
-        reader = os.open(journal, os.O_RDONLY | os.O_NONBLOCK)
-        journal.unlink()
-        (tmp_path / "aside").rename(journal)
+        reader = os.open(journal, os.O_RDONLY | os.O_NONBLOCK)  # which ends the wait: a pipe takes no journal
+        (tmp_path / "aside").replace(journal)  # at once: between two steps a keeper would begin another one
         os.close(reader)
         until(lambda: store(url) == "ok")
         client.send("close", session=opened["session"])
