@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import recorded_by, with_conv
+from common import recorded_by
 from PIL import Image, ImageSequence
 
 import terrella
@@ -37,9 +37,9 @@ class Recipe:
     """How one gallery world comes about. `failures` are what a person saw go wrong, in words.
 
     policy: who records and is measured, and `acts` says it in words; by: who records in place of it, one after another,
-    and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizer, adjust:
-    what differs from the preset's tokenizers `conv` and from its training. shipped: whether the world comes with the
-    package; else it is made for benchmarks alone.
+    and how many transitions. decoder and text, or config, and training: in place of the preset's; tokenizers, adjust:
+    what differs from the preset's settings of a stream's tokenizer, and from its training. views: streams drawn from
+    the others. shipped: whether the world comes with the package; else it is made for benchmarks alone.
     """
 
     env: str
@@ -54,7 +54,8 @@ class Recipe:
     by: tuple[tuple[str, int], ...] = ()
     decoder: str | None = None
     text: Part | None = None
-    tokenizer: dict[str, Any] = field(default_factory=dict)
+    tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    views: dict[str, Part] = field(default_factory=dict)
     config: WorldConfig | None = None
     training: TrainingConfig | None = None
     adjust: dict[str, Any] = field(default_factory=dict)
@@ -69,10 +70,11 @@ class Recipe:
     def parts(self, spec: WorldSpec, preset: str | None = None, decoder: str | None = None) -> dict[str, Any]:
         """Return the arguments of `train` that say what is made and how, with another preset or decoder if given."""
         preset, decoder = preset or self.preset, decoder or self.decoder
-        config = self.config or replace(world_config(preset, spec, decoder), text=self.text)
-        training = self.training or training_config(preset, decoder=decoder, spec=spec)
-        training = replace(training, **self.adjust)
-        return {"preset": preset, "config": with_conv(config, self.tokenizer), "training": training}
+        config = self.config or replace(world_config(preset, spec, decoder, views=self.views), text=self.text)
+        training = self.training or training_config(preset, decoder=decoder, spec=spec.without(self.views))
+        own = {s: Part(p.name, p.config | self.tokenizers.get(s, {})) for s, p in config.tokenizers.items()}
+        config, training = replace(config, tokenizers=own), replace(training, **self.adjust)
+        return {"preset": preset, "config": config, "training": training}
 
 
 def remembers(backbone: Part, patch: int) -> WorldConfig:
@@ -175,14 +177,17 @@ RECIPES = {
     "told-grid": Recipe(
         "terrella/SentencesGrid-v0",
         "Told: a room with three things, and somebody who does what you say",
-        {"max_episode_steps": 120},
-        "6000steps",
+        {"max_episode_steps": 120, "sensors": True, "highlight": False},
+        "7000steps",
         "The walker fades where his way has several turns, in most sessions within a hundred frames, and does not "
         "come back: light goes on wandering through an empty room. Yellow things turn green, and what lies in the dark "
         "can be forgotten. Combinations of words that training never asked for are followed less often "
         "(`docs/language.md`).",
         by=(("speak", 160_000), ("hindsight", 20_000)),
-        adjust={"action_dropout": 0.1},
+        views={"pixels": Part("field", {"patch": 8})},
+        tokenizers={"sensors": {"side": 1}},
+        adjust={"action_dropout": 0.1, "batch": 16}
+        | {"tokenizer_batch": 64, "tokenizer_lr": 5e-3, "tokenizer_share": 0.43},
         **TOLD,
     ),
     # Discs glide where they like: what goes wrong a little at each frame never comes right by itself. So its tokenizer
@@ -190,13 +195,13 @@ RECIPES = {
     "told-pucks": Recipe(
         "terrella/SentencesPucks-v0",
         "Told: discs on a table, and a white one that does what you say",
-        {"max_episode_steps": 120},
-        "8500steps",
+        {"max_episode_steps": 120, "sensors": True},
+        "7000steps",
         "",
         by=(("speak", 80_000), ("hindsight", 10_000)),
-        tokenizer={"trips": 8, "noise": 0.1},
-        adjust={"action_dropout": 0.1, "context_noise": 0.0, "self_fed": 0.4, "self_fed_depth": 4}
-        | {"tokenizer_share": 0.47},
+        views={"pixels": Part("field", {"group": 2})},
+        adjust={"action_dropout": 0.1, "batch": 32, "self_fed": 0.4, "self_fed_depth": 4}
+        | {"tokenizer_batch": 64, "tokenizer_lr": 5e-3, "tokenizer_share": 0.43},
         shipped=False,
         **TOLD,
     ),

@@ -11,7 +11,6 @@ from terrella.arenas import describe, forkable, make, to_streams
 from terrella.arenas.grammar import Deed
 from terrella.arenas.sensors import Sensors
 from terrella.arenas.sentences import Speaker, find_sentences
-from terrella.arenas.speak_grid import COLOURS, THINGS
 from terrella.engine import Engine
 from terrella.errors import ArenaError
 from terrella.training.presets import world_config
@@ -27,34 +26,33 @@ def about_to_pick_up() -> tuple[gym.Env, dict[str, np.ndarray], Deed]:
     return env, seen, next(deed for deed in feasible if deed[0] == "pick up")
 
 
-def test_a_walker_senses_its_pose_and_its_hand() -> None:
+def test_a_walker_is_the_first_row_and_what_it_carries_lies_in_the_corner() -> None:
     env, seen, deed = about_to_pick_up()
-    said = find_sentences(env).grammar.say(deed, 0)
-    for _ in range(12):
+    speaker, said = find_sentences(env).speaker, find_sentences(env).grammar.say(deed, 0)
+    assert seen["sensors"].shape == (4, 1, 5)  # the level says that there are three things
+    for _ in range(13):
+        (walker, *rows), facts = seen["sensors"][:, 0].tolist(), speaker.facts()
+        x, y, direction = facts["pose"]
+        assert walker == [OBJECT_TO_IDX["agent"], 0, x, y, direction]
+        lying = {place: thing[:2] for place, thing in facts["things"].items()}
+        lying |= {} if facts["carrying"] is None else {(0, 0): facts["carrying"]}
+        assert {(x, y): (kind, colour) for kind, colour, x, y, _ in rows} == {
+            place: (OBJECT_TO_IDX[kind], COLOR_TO_IDX[colour]) for place, (kind, colour) in lying.items()
+        }
+        assert rows == sorted(rows)
         seen, *_ = env.step(said)
-    inside = env.unwrapped
-    assert seen["sensors"].tolist()[0][:3] == [*inside.agent_pos, inside.agent_dir]
-    hand = seen["sensors"][0, 3] - 1
-    assert (COLOURS[hand % len(COLOURS)], THINGS[hand // len(COLOURS)]) == deed[1:]
+    assert facts["carrying"] == (deed[2], deed[1])
     assert env.observation_space.contains(seen)
     assert describe(env).streams["sensors"].forms[0] == "codes"
 
 
-def test_a_map_has_what_lies_in_the_room_and_not_what_is_carried() -> None:
-    env, seen, deed = about_to_pick_up()
-    speaker = find_sentences(env).speaker
-    for _ in range(12):
-        things = {
-            (int(x), int(y)): tuple(seen["map"][y, x, :2])
-            for y, x in np.argwhere(seen["map"][..., 0] > OBJECT_TO_IDX["floor"])
-        }
-        codes = {
-            place: (OBJECT_TO_IDX[kind], COLOR_TO_IDX[colour])
-            for place, (kind, colour, _) in speaker.facts()["things"].items()
-        }
-        assert things == codes
-        seen, *_ = env.step(find_sentences(env).grammar.say(deed, 0))
-    assert len(codes) == 2
+def test_levels_that_do_not_say_how_many_things_there_are_have_room_for_eight() -> None:
+    env = make("terrella/Sentences-v0", inside="MiniGrid-GoToDoor-6x6-v0", sensors=True)
+    seen, _ = env.reset(seed=0)
+    assert seen["sensors"].shape == (9, 1, 5)
+    doors = seen["sensors"][1:, 0]
+    assert (doors[:4, 0] == OBJECT_TO_IDX["door"]).all()
+    assert not doors[4:].any()
 
 
 def test_discs_are_tracked_by_colour() -> None:
@@ -90,10 +88,10 @@ def test_a_pose_stays_a_pose_in_a_world_that_knows_nothing() -> None:
     engine = Engine(world, reencode=True)
     first = {name: np.asarray(value)[None, None] for name, value in to_streams(env, seen).items()}
     _, frame = engine.rollout(engine.start(first, seeds=[0]), np.repeat(np.array([spec.noop])[:, None], 6, 1))
-    poses = frame.observation["sensors"]
-    assert np.array_equal(poses, poses.round())
-    assert (poses >= 0).all()
-    assert (poses < [8, 8, 4, 19]).all()
+    rows = frame.observation["sensors"].reshape(1, 6, 4, 5)
+    assert np.array_equal(rows, rows.round())
+    assert (rows >= 0).all()
+    assert (rows < [11, 6, 8, 8, 4]).all()
 
 
 def test_who_senses_nothing_is_told_so() -> None:

@@ -18,7 +18,7 @@ LAYERS = [
     {"arenas"},
     {"data"},
     {"nn"},
-    {"tokenizers", "dynamics", "decoders"},
+    {"tokenizers", "views", "dynamics", "decoders"},
     {"world", "laws"},
     {"citation", "training", "engine", "chunk_laws"},
     {"heads"},

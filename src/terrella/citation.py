@@ -188,6 +188,16 @@ _PAPERS = {
             Salimans, Tim},
   booktitle = {CVPR}, year = {2023}, note = {arXiv:2210.03142}
 }""",
+    "siren": """@article{sitzmann2020siren,
+  title = {Implicit Neural Representations with Periodic Activation Functions},
+  author = {Sitzmann, Vincent and Martel, Julien N. P. and Bergman, Alexander W. and Lindell, David B. and Wetzstein,
+            Gordon}, journal = {arXiv:2006.09661}, year = {2020}
+}""",
+    "deepsets": """@article{zaheer2017deepsets,
+  title = {Deep Sets},
+  author = {Zaheer, Manzil and Kottur, Satwik and Ravanbakhsh, Siamak and P{\\'o}czos, Barnab{\\'a}s and Salakhutdinov,
+            Ruslan and Smola, Alexander}, journal = {arXiv:1703.06114}, year = {2017}
+}""",
     "patches": """@article{li2025jit,
   title = {Back to Basics: Let Denoising Generative Models Denoise},
   author = {Li, Tianhong and He, Kaiming},
@@ -213,6 +223,7 @@ _USED = {
     ("decoder", "swin"): ("pan", "dreamer4", "dit"),
     ("tokenizer", "fsq"): ("fsq",),
     ("tokenizer", "patches"): ("patches",),
+    ("view", "field"): ("siren", "deepsets"),
     ("text", "words"): ("hashes",),
     ("text", "minilm"): ("minilm", "sbert"),
     ("training", "action_dropout"): ("guidance",),
@@ -228,6 +239,7 @@ def cite(world: World) -> str:
     parts += [("dynamics", "lora")] if any("lora_A" in name for name, _ in world.dynamics.named_parameters()) else []
     parts += [("memory", world.dynamics.memory.policy)] if world.dynamics.memory else []
     parts += [("tokenizer", part.name) for part in config.tokenizers.values()]
+    parts += [("view", part.name) for part in config.views.values()]
     parts += [("text", config.text.name if config.text else "words")] if text_leaves(world.dynamics) else []
     parts += [("training", "action_dropout")] if world.guidable else []
     parts += [("training", "distilled")] if "distilled" in world.record else []

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=type)
-_KINDS = ("tokenizer", "dynamics", "decoder", "text", "head", "planner", "subject")
+_KINDS = ("tokenizer", "view", "dynamics", "decoder", "text", "head", "planner", "subject")
 _PARTS: dict[str, dict[str, type]] = {kind: {} for kind in _KINDS}
 
 

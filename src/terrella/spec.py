@@ -9,7 +9,8 @@ Actions are flat rows of W numbers at rest and in batches: `terrella.actions` tu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .errors import SpecError
@@ -133,6 +134,10 @@ class WorldSpec:
     def modelled(self) -> dict[str, StreamSpec]:
         """The streams a world predicts: images and vectors."""
         return {name: s for name, s in self.streams.items() if s.kind != "text"}
+
+    def without(self, streams: Collection[str]) -> WorldSpec:
+        """The same with some streams left out."""
+        return replace(self, streams={name: s for name, s in self.streams.items() if name not in streams})
 
     def same_interface(self, other: WorldSpec) -> bool:
         """Whether data of `other` fits a world of `self`: equal streams and equal actions."""

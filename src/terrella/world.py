@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import decoders, dynamics, tokenizers  # noqa: F401  (registers the parts)
+from . import decoders, dynamics, tokenizers, views  # noqa: F401  (registers the parts)
 from .actions import describe
 from .config import from_json, to_json
 from .data.episode import Clips
@@ -59,8 +59,8 @@ class WorldConfig:
     meaning alike; 0 lets a recurrent backbone go on from its own prediction. `reencode` passes each dreamed frame (a
     number k: every k-th of a session) through pixels and back before it enters the memory, which keeps long rollouts
     among frames that a tokenizer can make; it costs one encoding a frame, whatever k. `text` reads actions that are
-    sentences; None takes `words`. `shown` names streams that are predicted as all are, and never looked back at: what
-    comes next follows from the other streams alone, so what fades from a picture is drawn anew from what is known.
+    sentences; None takes `words`. `views`: image stream -> part; these have no tokens, and are drawn from the same
+    frame's other streams.
     """
 
     dynamics: Part
@@ -70,7 +70,7 @@ class WorldConfig:
     dream_level: float | None = None
     reencode: bool | int = False
     text: Part | None = None
-    shown: tuple[str, ...] = ()
+    views: dict[str, Part] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.context_level <= 1:
@@ -109,15 +109,23 @@ class World(nn.Module):
         self.sentences: tuple[str, ...] = ()
         self.alarm: dict[str, float] = {}
         self.heads: dict[str, nn.Module] = {}
-        for stream in (*config.tokenizers, *config.shown):
+        for stream in (*config.tokenizers, *config.views):
             if stream not in spec.modelled:
                 raise did_you_mean(stream, spec.modelled, "stream")
+        if config.views.keys() & config.tokenizers.keys():
+            raise ConfigError(f"{', '.join(config.views)}: views have no tokens; leave them out of `tokenizers`.")
         if not spec.modelled:
             raise SpecError(
                 f"nothing to model: streams are {list(spec.streams)}, and a world models images and vectors."
             )
-        self.tokenizers = nn.ModuleDict()
-        for stream, kind in spec.modelled.items():
+        self.tokenized = [stream for stream in spec.modelled if stream not in config.views]
+        known = {stream: spec.modelled[stream] for stream in self.tokenized}
+        if not known:
+            raise ConfigError(f"all streams ({', '.join(config.views)}) are views; leave one out that says what is so.")
+        self.tokenizers, self.views = nn.ModuleDict(), nn.ModuleDict()
+        for stream, part in config.views.items():
+            self.views[_key(stream)] = build_part("view", part, spec.modelled[stream], known)
+        for stream, kind in known.items():
             part = config.tokenizers.get(stream) or Part(_DEFAULT[kind.forms[0]])
             takes = lookup("tokenizer", part.name).takes
             if not set(kind.forms) & set(takes):
@@ -126,11 +134,7 @@ class World(nn.Module):
                     f"{' and '.join(takes)} streams; choose another tokenizer for it."
                 )
             self.tokenizers[_key(stream)] = build_part("tokenizer", part, kind)
-        if spec.modelled.keys() <= set(config.shown):
-            raise ConfigError(
-                f"all streams ({', '.join(config.shown)}) are only shown; leave one out, from which what comes follows."
-            )
-        self.tokens = _join([self.tokenizer(s).spec for s in spec.modelled], list(spec.modelled))
+        self.tokens = _join([self.tokenizer(s).spec for s in self.tokenized], self.tokenized)
         self.dynamics = build_part("dynamics", config.dynamics, self.tokens, spec.action)
         if config.text is not None:
             self._read_text(config.text)
@@ -156,30 +160,37 @@ class World(nn.Module):
         """Return the tokenizer of a stream."""
         return self.tokenizers[_key(stream)]  # pyright: ignore[reportReturnType]
 
+    def view(self, stream: str) -> views.Field:
+        """Return what draws a stream that has no tokens."""
+        return self.views[_key(stream)]  # pyright: ignore[reportReturnType]
+
+    @property
+    def framewise(self) -> nn.Module:
+        """What is fitted on single frames: tokenizers, and views where there are any."""
+        if not self.views:
+            return self.tokenizers
+        return nn.ModuleDict({"tokenizers": self.tokenizers, "views": self.views})
+
     def encode(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Turn observations, stream -> `(..., *shape)`, into latents `(..., N, Z)`."""
-        return torch.cat([self.tokenizer(s).encode(observations[s]) for s in self.spec.modelled], -2)
-
-    def recalled(self, z: Tensor) -> Tensor:
-        """What of frames `(..., N, Z)` a backbone may look back at: streams that are only shown are blank."""
-        if not self.config.shown:
-            return z
-        parts = self.split(z).items()
-        return torch.cat([torch.zeros_like(part) if s in self.config.shown else part for s, part in parts], -2)
+        return torch.cat([self.tokenizer(s).encode(observations[s]) for s in self.tokenized], -2)
 
     def decode(self, z: Tensor) -> dict[str, Tensor]:
         """Turn latents `(..., N, Z)` into observations, stream -> `(..., *shape)`: uint8 images, float32 vectors."""
-        return {s: self.tokenizer(s).decode(part) for s, part in self.split(z).items()}
+        found = {s: self.tokenizer(s).decode(part) for s, part in self.split(z).items()}
+        found |= {s: self.view(s).decode(found) for s in self.config.views}
+        return {s: found[s] for s in self.spec.modelled}
 
     def decode_raw(self, z: Tensor) -> dict[str, Tensor]:
         """As `decode`, with a gradient: images are floats in [0, 1]-ish, and not rounded."""
         pairs = ((s, self.tokenizer(s), part) for s, part in self.split(z).items())
-        return {s: tokenizer.decode_raw(part * tokenizer.scale + tokenizer.shift) for s, tokenizer, part in pairs}
+        found = {s: tokenizer.decode_raw(part * tokenizer.scale + tokenizer.shift) for s, tokenizer, part in pairs}
+        found |= {s: self.view(s).draw(found) for s in self.config.views}
+        return {s: found[s] for s in self.spec.modelled}
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
         """Divide latents `(..., N, Z)` by the streams whose tokens they are."""
-        sizes = [self.tokenizer(s).spec.n for s in self.spec.modelled]
-        return dict(zip(self.spec.modelled, z.split(sizes, -2)))
+        return dict(zip(self.tokenized, z.split([self.tokenizer(s).spec.n for s in self.tokenized], -2)))
 
     def tensors(self, observations: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Check observations at the door and turn them into tensors; raises `SpecError`."""
@@ -333,6 +344,7 @@ class World(nn.Module):
     def parameters_by_part(self) -> dict[str, int]:
         """Count the parameters of each part."""
         parts = {"tokenizers": self.tokenizers, "dynamics": self.dynamics, "decoder": self.decoder}
+        parts |= {"views": self.views} if self.views else {}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     def __repr__(self) -> str:

@@ -25,7 +25,8 @@ THINGS = ("key", "ball", "box")
 STRIDES = ("one step", "two steps", "three steps", "four steps")
 LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE = range(6)
 TURNS = {"left": (LEFT,), "right": (RIGHT,), "around": (RIGHT, RIGHT)}
-CODES = (11, 6, 3)  # values that an object, a colour and a state may have in MiniGrid's codes of a cell
+KINDS, SHADES, AGENT = 11, 6, 10  # MiniGrid's codes of a cell: how many objects and colours, and who acts
+MOST = 8  # things that are sensed, where the level does not say how many there are
 AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up, as MiniGrid counts directions
 WANDERING = {LEFT: 0.15, RIGHT: 0.15, FORWARD: 0.5, PICK_UP: 0.12, DROP: 0.04, TOGGLE: 0.04}
 Place = tuple[int, int]
@@ -80,20 +81,27 @@ class GridSpeaker(Speaker):
 
     @property
     def sensors(self) -> spaces.Dict:
-        """A pose with a hand, and a map."""
-        wide, high, hands = self.env.width, self.env.height, 1 + len(COLOURS) * len(THINGS)
-        pose = spaces.MultiDiscrete(np.array([[wide, high, len(AHEAD), hands]]))
-        return spaces.Dict([("sensors", pose), ("map", spaces.MultiDiscrete(np.tile(CODES, (high, wide, 1))))])
+        """A row for whoever acts, then one for each thing, as many as the level says that there are (else `MOST`)."""
+        rows = 1 + getattr(self.env, "numObjs", MOST)
+        row = [KINDS, SHADES, self.env.width, self.env.height, len(AHEAD)]
+        return spaces.Dict({"sensors": spaces.MultiDiscrete(np.tile(row, (rows, 1, 1)))})
 
     def sensed(self) -> dict[str, np.ndarray]:
-        """Return column, row, direction and what is in the hand (0: nothing), `(1, 4)`, and a map `(h, w, 3)`.
+        """Return kind, colour, column, row and direction or state of each, `(rows, 1, 5)`, in MiniGrid's own codes.
 
-        Cells of the map have MiniGrid's own codes (object, colour, state); whoever acts is not in it.
+        Things come in the order of these numbers; what is carried is in the corner at 0, 0. Rows without a thing are
+        zeros, and walls and things beyond the last row are left out.
         """
-        held = self.env.carrying
-        hand = 0 if held is None else 1 + THINGS.index(held.type) * len(COLOURS) + COLOURS.index(held.color)
-        codes = self.env.grid.encode().swapaxes(0, 1).astype(np.int64)
-        return {"sensors": np.array([[*self._pose(), hand]]), "map": codes}
+        env, grid = self.env, self.env.grid
+        cells = ((grid.get(x, y), x, y) for y in range(grid.height) for x in range(grid.width))
+        found = [(*cell.encode(), x, y) for cell, x, y in cells if cell is not None and cell.type != "wall"]
+        found += [] if env.carrying is None else [(*env.carrying.encode(), 0, 0)]
+        seen = np.zeros(self.sensors["sensors"].shape, np.int64)
+        x, y, direction = self._pose()
+        seen[0, 0] = AGENT, 0, x, y, direction
+        for row, (kind, colour, state, *place) in zip(seen[1:, 0], sorted(found)):
+            row[:] = kind, colour, *place, state
+        return {"sensors": seen}
 
     def facts(self) -> Facts:
         """Return pose, what is carried as (kind, colour) or None, and things as place -> (kind, colour, state)."""

@@ -72,7 +72,7 @@ def lowered(world: World, precision: Precision, device: torch.device, dtype: tor
     twin = copied(world).to(device)
     # Both halves of a tokenizer use its constants, such as the mean frame: in bfloat16 these would dull all pixels.
     wide = torch.promote_types(dtype, torch.float32)
-    twin.tokenizers.to(wide)
+    twin.framewise.to(wide)
     twin.dynamics.to(dtype)
     for part, names in _modules(twin).items():
         kind, outside = getattr(precision, part), dtype if part == "dynamics" else wide

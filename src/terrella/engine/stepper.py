@@ -69,7 +69,7 @@ class Stepper:
         self, slabs: Slabs, seeds_B: Tensor, row_BW: Tensor, z_BNZ: Tensor, level: float
     ) -> tuple[Slabs, Outcome]:
         """Write a frame into the memory at a signal level. Consumes `slabs`."""
-        noisy = self.world.recalled(self._at(level, seeds_B, slabs.time, z_BNZ))
+        noisy = self._at(level, seeds_B, slabs.time, z_BNZ)
         after, outcome = self.world.dynamics.commit(slabs, row_BW, noisy, _full(z_BNZ, level))
         return remember(after, row_BW, z_BNZ), outcome
 
@@ -86,7 +86,7 @@ class Stepper:
         that remembers from frame to frame or looks at the first layer.
         """
         dynamics, time, go_on = self.world.dynamics, slabs.time, None
-        written = self.world.recalled(self._at(self.dream_level, seeds_B, time, z_BNZ))
+        written = self._at(self.dream_level, seeds_B, time, z_BNZ)
         tau = _full(z_BNZ, self.dream_level)
         memory, outcome = slabs, None
 

@@ -64,6 +64,5 @@ def denoising_matrices(
 def _loss(world: World, z: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     level = torch.full(z.shape[:2], world.config.context_level, device=z.device)
     noise = torch.randn(z.shape[1:], generator=generator, device=z.device, dtype=z.dtype)
-    past = world.recalled(level[..., None, None] * z + (1 - level[..., None, None]) * noise)
-    _, predict = world.dynamics.parallel(past, rows, level)
+    _, predict = world.dynamics.parallel(level[..., None, None] * z + (1 - level[..., None, None]) * noise, rows, level)
     return world.decoder.loss(predict, z, 0.0, generator)

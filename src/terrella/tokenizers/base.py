@@ -33,12 +33,17 @@ class Tokenizer(nn.Module, ABC):
     spec: TokenSpec
     shift: Tensor
     scale: Tensor
+    floor: Tensor | None
+    ceiling: Tensor | None
 
     def __init__(self, stream: StreamSpec, spec: TokenSpec):
         super().__init__()
         self.stream, self.spec = stream, spec
         self.register_buffer("shift", torch.zeros(spec.channels))
         self.register_buffer("scale", torch.ones(spec.channels))
+        bounds = stream.low and stream.high and (torch.tensor(stream.low), torch.tensor(stream.high))
+        self.register_buffer("floor", bounds[0] if bounds else None, persistent=False)
+        self.register_buffer("ceiling", bounds[1] if bounds else None, persistent=False)
 
     @abstractmethod
     def encode_raw(self, obs: Tensor) -> Tensor:
@@ -57,11 +62,13 @@ class Tokenizer(nn.Module, ABC):
         return (self.encode_raw(obs) - self.shift) / self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """Compute observations in their own type: uint8 images, rounded and clipped, or float32 vectors."""
+        """Compute observations in their own type, clipped to their bounds: rounded uint8 images, or float32 vectors."""
         x = self.decode_raw(z * self.scale + self.shift)
         if self.stream.kind == "image":
             return (x.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
-        return x.float()
+        if self.floor is None or self.ceiling is None:
+            return x.float()
+        return x.float().clamp(self.floor.float(), self.ceiling.float())
 
     def prepare(self, obs: Tensor) -> None:
         """Look at a sample of observations before training."""

@@ -123,7 +123,7 @@ def guided_loss(
     untold: clips whose last action the new world is not told either. context_noise: largest noise on past frames.
     """
     tau, fog = levels(z_BTNZ, context_noise, generator)
-    past, last = world.recalled(spoilt(z_BTNZ, tau, fog)), z_BTNZ.shape[1] - 1
+    past, last = spoilt(z_BTNZ, tau, fog), z_BTNZ.shape[1] - 1
     none = row_BTW.clone()
     none[:, last] = torch.nan
     told = torch.where(untold_B[:, None, None], none, row_BTW)

@@ -46,7 +46,7 @@ def grpo_loss(
         error = errors(world, z, {k: v[:, seen:] for k, v in many.seen.items()}, scale).mean(1).view(-1, group)
         good = (error.mean(1, keepdim=True) - error) / (error.std(1, keepdim=True) + 1e-8)
         tau = torch.ones(many.z.shape[:2], device=z.device)
-        whole = world.recalled(torch.cat([many.z[:, :seen], z], 1))
+        whole = torch.cat([many.z[:, :seen], z], 1)
         value, hidden = decoder.hide(z, generator)
     now = decoder.log_probs(world.dynamics.parallel(whole, many.row, tau, seen)[1], value, hidden)
     with torch.no_grad():

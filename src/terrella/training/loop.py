@@ -121,7 +121,7 @@ def chosen(
         )
     size = pick(preset, budget, device)
     parts = config or world_config(size, spec, decoder, backbone)
-    return size, parts, training or training_config(size, backbone, parts.decoder.name, spec)
+    return size, parts, training or training_config(size, backbone, parts.decoder.name, spec.without(parts.views))
 
 
 def recorded_starts(data: Dataset, count: int = 8, frames: int = 5) -> Clips | None:
@@ -239,7 +239,7 @@ class _Run:
 
     def _learner(self, phase: str) -> Learner:
         c, last = self.config, phase == "dynamics"
-        part = self.world.dynamics if last else self.world.tokenizers
+        part = self.world.dynamics if last else self.world.framewise
         if last and any(True for _ in self.world.decoder.parameters()):
             part = nn.ModuleDict({"dynamics": self.world.dynamics, "decoder": self.world.decoder})
         over = spread(part, self.team, shard=last)

@@ -54,7 +54,7 @@ def clip_loss(
     noisy, tau = _context(past, config.context_noise, generator, first if blind else None)
     scored = 1 if config.score_seen else first
     since = scored if blind else 0  # frames that are not scored need no prediction
-    outcome, predict = world.dynamics.parallel(world.recalled(noisy), action_BTW, tau, since)
+    outcome, predict = world.dynamics.parallel(noisy, action_BTW, tau, since)
     latent, match = _supervised(world, config, predict, z_BTNZ[:, since:], progress, generator)
     latent = latent[:, scored - since :].mean()
     wanted = (reward_BT - world.reward_shift) / world.reward_scale

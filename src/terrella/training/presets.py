@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import gcd
 from typing import Any, Literal
@@ -147,13 +148,22 @@ def alone(recipe: TrainingConfig, seen: int, unseen: int) -> TrainingConfig:
     return replace(recipe, length=seen + unseen - 1, blind=1.0, seen=seen, self_fed=0.0, context_noise=0.0)
 
 
-def world_config(preset: str, spec: WorldSpec, decoder: str | None = None, backbone: str | None = None) -> WorldConfig:
+def world_config(
+    preset: str,
+    spec: WorldSpec,
+    decoder: str | None = None,
+    backbone: str | None = None,
+    views: Mapping[str, Part] | None = None,
+) -> WorldConfig:
     """Choose the parts of a world of one size for a dataset's observations.
 
     decoder: None is `shortcut`, or `regression` for a backbone that remembers by a map; `masked` brings discrete
-    tokens, `swin` draws chunks of frames, `residual` what a regression blurs. backbone: None is `transformer`. Raises
-    `ConfigError` for parts that the observations do not allow, and `UnknownName`.
+    tokens, `swin` draws chunks of frames, `residual` what a regression blurs. backbone: None is `transformer`. views:
+    image streams that are drawn from the others; the rest is chosen as if these were not there. Raises `ConfigError`
+    for parts that the observations do not allow, and `UnknownName`.
     """
+    if views:
+        return replace(world_config(preset, spec.without(views), decoder, backbone), views=dict(views))
     if backbone in MAPS:
         return _map_config(preset, spec, decoder, backbone)
     size, discrete = SIZES[preset], decoder == "masked"

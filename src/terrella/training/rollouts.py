@@ -63,7 +63,7 @@ def roll(world: World, batch: Batch, seen: int, generator: torch.Generator) -> t
 
     def noisy(frame: Tensor, at: float) -> tuple[Tensor, Tensor]:
         noise = torch.randn(frame.shape, generator=generator, device=frame.device, dtype=frame.dtype)
-        return world.recalled(at * frame + (1 - at) * noise), torch.full(frame.shape[:1], at, device=frame.device)
+        return at * frame + (1 - at) * noise, torch.full(frame.shape[:1], at, device=frame.device)
 
     for t in range(z.shape[1]):
         row = batch.row[:, t]

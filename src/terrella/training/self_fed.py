@@ -58,7 +58,7 @@ def one_step(
     world: World, past: Tensor, action: Tensor, tau: Tensor, fog: Tensor, noise: Tensor, since: int = 0
 ) -> Tensor:
     """Dream frames from `since` on, each from the past before it, in one pass of the backbone."""
-    _, predict = world.dynamics.parallel(world.recalled(spoilt(past, tau, fog)), action, tau, since)
+    _, predict = world.dynamics.parallel(spoilt(past, tau, fog), action, tau, since)
     return world.decoder.sample(predict, noise[:, since:], None if world.decoder.plain else 1)
 
 
