@@ -82,7 +82,7 @@ class Field(nn.Module):
             raise ConfigError(f"a view is drawn from numbers and choices, and {texts} are texts; leave them out.")
         self.config, self.stream, dim = config, stream, config.dim
         self.rows, self.columns = h // config.patch, w // config.patch
-        grids = {name: other for name, other in others.items() if min(_cells(other.native)) > 1}
+        grids = {name: other for name, other in others.items() if min(_grid(other.native)) > 1}
         self.lone = [name for name in others if name not in grids]
         self.gridded = list(grids)
         self.slots = nn.ModuleList(_Slots(others[name], config) for name in self.lone)
@@ -156,7 +156,7 @@ class _Slots(nn.Module):
         super().__init__()
         (length,), dim, native = stream.shape, config.dim, stream.native
         # The choices of a cell are one slot: what they say, they say together.
-        self.group = length // math.prod(_cells(native)) if native else config.group or length
+        self.group = length // math.prod(_grid(native)) if native else config.group or length
         self.short, count = -length % self.group, -(-length // self.group)
         self.register_buffer("mean", torch.zeros(self.group))
         self.register_buffer("deviation", torch.ones(self.group))
@@ -185,7 +185,7 @@ class _Cells(nn.Module):
 
     def __init__(self, stream: StreamSpec, dim: int, patches: tuple[int, int]):
         super().__init__()
-        self.shape, self.patches = _cells(stream.native), patches
+        self.shape, self.patches = _grid(stream.native), patches
         self.choices = _Choices(stream.native, dim)
 
     def forward(self, row: Tensor) -> Tensor:
@@ -197,24 +197,26 @@ class _Choices(nn.Module):
     """The sum of a vector for each choice of a cell, `(B, F)` -> `(B, cells, D)`; all cells share them."""
 
     low: Tensor
+    last: Tensor
     first: Tensor
 
     def __init__(self, native: ActionSpec | None, dim: int):
         super().__init__()
         assert native is not None
-        found, self.cells = columns(native), math.prod(_cells(native))
+        found, self.cells = columns(native), math.prod(_grid(native))
         low, high = (torch.from_numpy(n).long().view(self.cells, -1) for n in (found.low, found.high))
         low, counts = low.amin(0), high.amax(0) - low.amin(0) + 1
         self.register_buffer("low", low, persistent=False)
+        self.register_buffer("last", counts - 1, persistent=False)
         self.register_buffer("first", counts.cumsum(0) - counts, persistent=False)
         self.table = nn.Embedding(int(counts.sum()), dim)
         nn.init.normal_(self.table.weight, std=len(counts) ** -0.5)
 
     def forward(self, row: Tensor) -> Tensor:
-        index = row.round().long().unflatten(-1, (self.cells, -1)) - self.low + self.first
-        return self.table(index.clamp(0, self.table.num_embeddings - 1)).sum(-2)
+        value = row.round().long().unflatten(-1, (self.cells, -1)) - self.low
+        return self.table(value.clamp(min=0).minimum(self.last) + self.first).sum(-2)
 
 
-def _cells(native: ActionSpec | None) -> tuple[int, int]:
+def _grid(native: ActionSpec | None) -> tuple[int, int]:
     """Rows and columns of a grid of choices; of anything else one cell."""
     return (native.shape[0], native.shape[1]) if native is not None and len(native.shape) > 1 else (1, 1)
