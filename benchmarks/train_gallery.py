@@ -174,15 +174,14 @@ RECIPES = {
         shipped=False,
     ),
     # Worlds that follow sentences, for benchmarks/sentences.py. Many short episodes, since each has things of its own.
+    # What they know of a frame is what is measured of it, and their picture is drawn from that.
     "told-grid": Recipe(
         "terrella/SentencesGrid-v0",
         "Told: a room with three things, and somebody who does what you say",
         {"max_episode_steps": 120, "sensors": True, "highlight": False},
         "7000steps",
-        "The walker fades where his way has several turns, in most sessions within a hundred frames, and does not "
-        "come back: light goes on wandering through an empty room. Yellow things turn green, and what lies in the dark "
-        "can be forgotten. Combinations of words that training never asked for are followed less often "
-        "(`docs/language.md`).",
+        "About one sentence in eight leads elsewhere than it should (`docs/language.md`). In up to two of a hundred "
+        "frames the walker stands on a thing, which nobody can, and he rests somewhat more than the true one.",
         by=(("speak", 160_000), ("hindsight", 20_000)),
         views={"pixels": Part("field", {"patch": 8})},
         tokenizers={"sensors": {"side": 1}},
@@ -190,8 +189,8 @@ RECIPES = {
         | {"tokenizer_batch": 64, "tokenizer_lr": 5e-3, "tokenizer_share": 0.43},
         **TOLD,
     ),
-    # Discs glide where they like: what goes wrong a little at each frame never comes right by itself. So its tokenizer
-    # and its backbone learn from what they make of their own frames, and its past has no noise that would hide places.
+    # Discs glide where they like: what goes wrong a little at each frame never comes right by itself. So its backbone
+    # learns from what it makes of its own frames (numbers alone have no noise on their past, either).
     "told-pucks": Recipe(
         "terrella/SentencesPucks-v0",
         "Told: discs on a table, and a white one that does what you say",
