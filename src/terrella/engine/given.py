@@ -15,11 +15,12 @@ from ..world import World
 
 
 def require_finite(world: World) -> None:
-    """Raise `WorldError` for tokenizers that are not finite; seen here alone: a picture turns NaN into a colour."""
-    for name, weight in world.tokenizers.named_parameters():
+    """Raise `WorldError` where tokenizers or views are not finite; seen here alone: a picture turns NaN into a colour."""
+    parts = {"tokenizers": world.tokenizers, "views": world.views}
+    for name, weight in ((f"{part}.{name}", w) for part in parts for name, w in parts[part].named_parameters()):
         if not bool(weight.isfinite().all()):
             raise WorldError(
-                f"world {world.name!r} has weights that are not finite (tokenizers.{name}): every frame would be "
+                f"world {world.name!r} has weights that are not finite ({name}): every frame would be "
                 "wrong. Restore its files from a copy, or train it again with a smaller tokenizer_lr."
             )
 
