@@ -15,7 +15,7 @@ from ..world import World
 
 
 def require_finite(world: World) -> None:
-    """Raise `WorldError` for tokenizers or views that are not finite; only seen here: pictures turn NaN into a colour."""
+    """Raise `WorldError` for tokenizers and views that are not finite, of which pictures would make a colour."""
     parts = {"tokenizers": world.tokenizers, "views": world.views}
     for name, weight in ((f"{part}.{name}", w) for part in parts for name, w in parts[part].named_parameters()):
         if not bool(weight.isfinite().all()):
