@@ -82,9 +82,8 @@ class GridSpeaker(Speaker):
     @property
     def sensors(self) -> spaces.Dict:
         """A row for whoever acts, then one for each thing, as many as the level says that there are (else `MOST`)."""
-        rows = 1 + getattr(self.env, "numObjs", MOST)
         row = [KINDS, SHADES, self.env.width, self.env.height, len(AHEAD)]
-        return spaces.Dict({"sensors": spaces.MultiDiscrete(np.tile(row, (rows, 1, 1)))})
+        return spaces.Dict({"sensors": spaces.MultiDiscrete(np.tile(row, (self._rows, 1, 1)))})
 
     def sensed(self) -> dict[str, np.ndarray]:
         """Return kind, colour, column, row and direction or state of each, `(rows, 1, 5)`, in MiniGrid's own codes.
@@ -96,12 +95,16 @@ class GridSpeaker(Speaker):
         cells = ((grid.get(x, y), x, y) for y in range(grid.height) for x in range(grid.width))
         found = [(*cell.encode(), x, y) for cell, x, y in cells if cell is not None and cell.type != "wall"]
         found += [] if env.carrying is None else [(*env.carrying.encode(), 0, 0)]
-        seen = np.zeros(self.sensors["sensors"].shape, np.int64)
+        seen = np.zeros((self._rows, 1, 5), np.int64)
         x, y, direction = self._pose()
         seen[0, 0] = AGENT, 0, x, y, direction
         for row, (kind, colour, state, *place) in zip(seen[1:, 0], sorted(found)):
             row[:] = kind, colour, *place, state
         return {"sensors": seen}
+
+    @property
+    def _rows(self) -> int:
+        return 1 + getattr(self.env, "numObjs", MOST)
 
     def facts(self) -> Facts:
         """Return pose, what is carried as (kind, colour) or None, and things as place -> (kind, colour, state)."""

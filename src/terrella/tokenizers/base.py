@@ -41,9 +41,8 @@ class Tokenizer(nn.Module, ABC):
         self.stream, self.spec = stream, spec
         self.register_buffer("shift", torch.zeros(spec.channels))
         self.register_buffer("scale", torch.ones(spec.channels))
-        bounds = stream.low and stream.high and (torch.tensor(stream.low), torch.tensor(stream.high))
-        self.register_buffer("floor", bounds[0] if bounds else None, persistent=False)
-        self.register_buffer("ceiling", bounds[1] if bounds else None, persistent=False)
+        for name, bound in (("floor", stream.low), ("ceiling", stream.high)):
+            self.register_buffer(name, None if bound is None else torch.tensor(bound), persistent=False)
 
     @abstractmethod
     def encode_raw(self, obs: Tensor) -> Tensor:
