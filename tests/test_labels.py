@@ -83,6 +83,16 @@ def test_latent_actions_tell_what_was_done(line, latent):
     np.testing.assert_allclose(latent.record["deviation"], every.std(0), rtol=0.1)
 
 
+def test_what_passes_has_no_price_at_first(latent):
+    """A price from the first step on closed the bottleneck for good, where the past had more to teach."""
+    z, recipe = torch.randn(4, 5, latent.world.tokens.n, latent.world.tokens.channels), TrainingConfig()
+    costs = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        loss, parts = latent.loss(recipe, z, progress, torch.Generator().manual_seed(0))
+        costs.append(float((loss - parts["error"]) / parts["nats"]))
+    assert np.allclose(costs, np.array([0.0, 0.5, 1.0, 1.0]) * latent.config.beta, atol=1e-6)
+
+
 def test_quantised_ones_are_few(line):
     model = learned(line, 6, size=2, bottleneck="fsq", levels=3)
     rows = np.concatenate([model.rows(e.observations) for e in line])

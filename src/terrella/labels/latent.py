@@ -7,7 +7,8 @@ did, and any other chance as large: bottleneck and labels (`terrella.labels.alig
     B batch   T frames   K frames that the encoder reads   N tokens   Z channels   A numbers of a latent action
 
 Ref: Bruce et al., Genie, arXiv 2402.15391, section 2.1 (a latent action model whose decoder sees all frames so far, a
-quantised bottleneck); Gao et al., AdaWorld, arXiv 2503.18938 (continuous latents under a KL term).
+quantised bottleneck); Gao et al., AdaWorld, arXiv 2503.18938 (continuous latents under a KL term); Bowman et al., arXiv
+1511.06349, section 3.1 (a KL term that comes in slowly).
 Differs: all of it happens in the latents of the world's own tokenizers, not in pixels; the decoder is an ordinary world
 of the project, so any backbone serves; prediction errors are measured in units of how much frames change, so that one
 `beta` fits vectors and images; quantisation is by finite scalars and needs no codebook.
@@ -41,6 +42,8 @@ from .frames import encoded, windows
 REACH = 3.0  # deviations of the prior: where continuous latent actions end
 NARROW, WIDE = -6.0, 1.0  # between which the logarithm of a posterior's deviation lies
 FIRST = -3.0  # where it begins: through noise as large as the prior's the decoder learns of no action
+WARM = 0.5  # share of training in which `beta` rises: at first all there is to gain is from the past, and a price on
+# what passes closes the bottleneck for good
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ class LatentActions(nn.Module):
         given = torch.cat([none, rows], 1)
         error, _ = clip_loss(self.world, recipe, z_BTNZ, given, nothing, nothing, progress, generator)
         error, nats = error / self.change, price.mean()
-        return error + self.config.beta * nats, {"error": error.detach(), "nats": nats.detach()}
+        beta = self.config.beta * min(1.0, progress / WARM)
+        return error + beta * nats, {"error": error.detach(), "nats": nats.detach()}
 
     @torch.no_grad()
     def rows(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:

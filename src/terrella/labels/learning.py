@@ -112,7 +112,7 @@ def learn_actions(
         def loss(held_out: bool) -> tuple[Tensor, dict[str, Tensor]]:
             if held_out:
                 order, same = torch.Generator().manual_seed(0), torch.Generator(device=where).manual_seed(0)
-                return model.loss(recipe, test.sample(HELD_OUT_CLIPS, order, where)[0], 0.0, same)
+                return model.loss(recipe, test.sample(HELD_OUT_CLIPS, order, where)[0], 1.0, same)
             done = second.progress(steps.step, steps.seconds)
             count, frames = recipe.clips_at(done)
             return model.loss(recipe, train.sample(count, steps.order, where, frames)[0], done, steps.generator)
