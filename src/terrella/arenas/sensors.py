@@ -1,4 +1,4 @@
-"""What is measured of the one who acts, beside the picture: a pose and a hand, or where discs are.
+"""What is measured of whoever acts, and of the things around, beside the picture: poses and kinds, or places.
 
 A picture of what may come can blur, and what has faded from it is gone. A pose cannot: a world that predicts both knows
 at each step where whoever acts is, whatever it shows.

@@ -91,10 +91,8 @@ class GridSpeaker(Speaker):
         Things come in the order of these numbers; what is carried is in the corner at 0, 0. Rows without a thing are
         zeros, and walls and things beyond the last row are left out.
         """
-        env, grid = self.env, self.env.grid
-        cells = ((grid.get(x, y), x, y) for y in range(grid.height) for x in range(grid.width))
-        found = [(*cell.encode(), x, y) for cell, x, y in cells if cell is not None and cell.type != "wall"]
-        found += [] if env.carrying is None else [(*env.carrying.encode(), 0, 0)]
+        found = [(*thing.encode(), *place) for place, thing in self._things()]
+        found += [] if self.env.carrying is None else [(*self.env.carrying.encode(), 0, 0)]
         seen = np.zeros((self._rows, 1, 5), np.int64)
         x, y, direction = self._pose()
         seen[0, 0] = AGENT, 0, x, y, direction
@@ -108,12 +106,11 @@ class GridSpeaker(Speaker):
 
     def facts(self) -> Facts:
         """Return pose, what is carried as (kind, colour) or None, and things as place -> (kind, colour, state)."""
-        env, grid = self.env, self.env.grid
-        cells = (((x, y), grid.get(x, y)) for y in range(grid.height) for x in range(grid.width))
+        held = self.env.carrying
         return {
             "pose": self._pose(),
-            "carrying": None if env.carrying is None else (env.carrying.type, env.carrying.color),
-            "things": {place: (c.type, c.color, _state(c)) for place, c in cells if c is not None and c.type != "wall"},
+            "carrying": None if held is None else (held.type, held.color),
+            "things": {place: (thing.type, thing.color, _state(thing)) for place, thing in self._things()},
         }
 
     def feasible(self, steps: int) -> list[Deed]:
@@ -208,6 +205,12 @@ class GridSpeaker(Speaker):
         if last["carrying"] == first["carrying"] and last["things"] == first["things"]:
             found += _moved(poses)
         return found
+
+    def _things(self) -> list[tuple[Place, Any]]:
+        """What lies in the room but walls, row by row: place and MiniGrid's object."""
+        grid = self.env.grid
+        cells = (((x, y), grid.get(x, y)) for y in range(grid.height) for x in range(grid.width))
+        return [(place, cell) for place, cell in cells if cell is not None and cell.type != "wall"]
 
     def _pose(self) -> Pose:
         env = self.env

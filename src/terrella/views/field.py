@@ -77,16 +77,17 @@ class Field(nn.Module):
         h, w, channels = stream.shape
         if h % config.patch or w % config.patch:
             raise ConfigError(f"patch is {config.patch}, which does not divide {h} x {w} pixels; choose one that does.")
-        texts = [name for name, other in others.items() if other.native is not None and other.native.kind == "text"]
+        choices = {name: other.native for name, other in others.items() if other.native is not None}
+        texts = [name for name, native in choices.items() if native.kind == "text"]
         if texts:
             raise ConfigError(f"a view is drawn from numbers and choices, and {texts} are texts; leave them out.")
         self.config, self.stream, dim = config, stream, config.dim
         self.rows, self.columns = h // config.patch, w // config.patch
-        grids = {name: other for name, other in others.items() if min(_grid(other.native)) > 1}
+        grids = {name: native for name, native in choices.items() if min(_grid(native)) > 1}
         self.lone = [name for name in others if name not in grids]
         self.gridded = list(grids)
         self.slots = nn.ModuleList(_Slots(others[name], config) for name in self.lone)
-        self.cells = nn.ModuleList(_Cells(other, dim, (self.rows, self.columns)) for other in grids.values())
+        self.cells = nn.ModuleList(_Cells(native, dim, (self.rows, self.columns)) for native in grids.values())
         across = torch.meshgrid(*(torch.linspace(-1.7, 1.7, n) for n in (self.rows, self.columns)), indexing="ij")
         self.register_buffer("place", torch.stack(across, -1).flatten(0, 1), persistent=False)
         self.where = nn.Parameter(REACH * torch.randn(2, dim))
@@ -183,10 +184,10 @@ class _Slots(nn.Module):
 class _Cells(nn.Module):
     """What a grid of choices says of the cells under each patch: `(B, F)` -> `(B, P, D)`."""
 
-    def __init__(self, stream: StreamSpec, dim: int, patches: tuple[int, int]):
+    def __init__(self, native: ActionSpec, dim: int, patches: tuple[int, int]):
         super().__init__()
-        self.shape, self.patches = _grid(stream.native), patches
-        self.choices = _Choices(stream.native, dim)
+        self.shape, self.patches = _grid(native), patches
+        self.choices = _Choices(native, dim)
 
     def forward(self, row: Tensor) -> Tensor:
         cells = self.choices(row).transpose(1, 2).unflatten(2, self.shape)
@@ -200,9 +201,8 @@ class _Choices(nn.Module):
     last: Tensor
     first: Tensor
 
-    def __init__(self, native: ActionSpec | None, dim: int):
+    def __init__(self, native: ActionSpec, dim: int):
         super().__init__()
-        assert native is not None
         found, self.cells = columns(native), math.prod(_grid(native))
         low, high = (torch.from_numpy(n).long().view(self.cells, -1) for n in (found.low, found.high))
         low, counts = low.amin(0), high.amax(0) - low.amin(0) + 1
@@ -217,6 +217,6 @@ class _Choices(nn.Module):
         return self.table(value.clamp(min=0).minimum(self.last) + self.first).sum(-2)
 
 
-def _grid(native: ActionSpec | None) -> tuple[int, int]:
+def _grid(native: ActionSpec) -> tuple[int, int]:
     """Rows and columns of a grid of choices; of anything else one cell."""
-    return (native.shape[0], native.shape[1]) if native is not None and len(native.shape) > 1 else (1, 1)
+    return (native.shape[0], native.shape[1]) if len(native.shape) > 1 else (1, 1)
