@@ -12,11 +12,13 @@ itself. One row a world, seed and arm:
 | `latent` | all frames under latent actions (`learn_actions`), then aligned by these labels |
 | `pseudo` | all frames under the actions that inverse dynamics, fitted on these labels, reads off them |
 | `all` | all frames under their true actions: the ceiling |
+| `frames` | all frames under no actions at all: what is asked for can only be chosen among what the world draws |
 
 | key | meaning |
 |---|---|
-| `scores` | by N: of N futures of each branch that is taken which the inverse head believes most (1: none is chosen), |
-| | fitted on the same labels; `row` accuracy and `response` with 95 % intervals, by stream and horizon |
+| `scores` | by N: of N futures of each branch that is taken which the inverse head, fitted on these labels, believes |
+| | most, anew after each `--every` frames (1: none is chosen); `row` accuracy and `response` with 95 % intervals, by |
+| | stream and horizon |
 | `told` | how much of its labels the arm has right on all recordings: share of choices, 1 - squared error over |
 | | variance of numbers; for latents the share of their variance that the true action explains |
 | `labels` | transitions that were labelled, in how many pieces of recordings |
@@ -50,6 +52,9 @@ from terrella.evaluation.measurements import measure_forks
 from terrella.evaluation.run import LEAD
 from terrella.evaluation.source import used_seeds
 from terrella.labels import LatentActions, align, controlled, label, learn_actions, pseudo_label
+from terrella.labels.controls import Controls, features
+from terrella.labels.latent import LatentConfig
+from terrella.labels.learning import relabelled
 from terrella.planning import BestOf
 from terrella.world import World
 
@@ -61,7 +66,7 @@ ENVS = {
     "coinrun": "procgen/coinrun",
 }
 WORLDS = (*ENVS, "sprites-moving", "pong-moving", "coinrun-moving")
-ARMS = ("labels", "latent", "pseudo", "all")
+ARMS = ("labels", "latent", "pseudo", "all", "frames")
 PIECE = 20  # transitions of one episode that are labelled
 FRAMES = 2  # that inverse dynamics reads
 CONTEXT = 4
@@ -108,7 +113,7 @@ def wanted(options: argparse.Namespace) -> Iterator[Row]:
 def shown(options: argparse.Namespace) -> dict[str, Any]:
     """What a kept row must agree with."""
     keys = ("record", "labels", "train", "learn", "read", "preset", "bottleneck", "beta", "size", "best", "groups")
-    return {key: getattr(options, key) for key in (*keys, "branches", "marks")}
+    return {key: getattr(options, key) for key in (*keys, "every", "branches", "marks")}
 
 
 def recordings(name: str, options: argparse.Namespace) -> Dataset:
@@ -180,6 +185,8 @@ class Bench:
             return self.train(self.few, f"labels-{options.labels}"), {}
         if arm == "all":
             return self.train(self.data, arm), {}
+        if arm == "frames":
+            return self.untold(), {}
         if arm == "pseudo":
             named = f"pseudo-{options.labels}-{options.read}"
             path = self.folder / named
@@ -202,6 +209,16 @@ class Bench:
         explained = {"told": every.record["explained"], "aligned": controls.record["explained"]}
         return controlled(world, controls, self.few), {**explained, **record}
 
+    def untold(self) -> World:
+        """A world that has met no action: one latent action that is always 0, and all controls stand for it."""
+        path, silent = self.folder / "frames", LatentConfig(size=1).spec(self.data.spec)
+        data = Dataset(path) if (path / "dataset.json").exists() else None
+        data = data or relabelled(self.data, path, silent, lambda seen: np.zeros((frames_of(seen) - 1, 1)), "none")
+        action = self.few.spec.action
+        numbers = features(action, self.few.episode(0).actions[:1]).shape[-1]
+        controls = Controls(np.zeros((1, numbers)), np.zeros(1), action)
+        return controlled(self.train(data, "frames"), controls, self.few)
+
     def run(self, arm: str) -> dict[str, Any]:
         """Compute a row."""
         options, began = self.options, time.process_time()
@@ -213,7 +230,7 @@ class Bench:
             terrella.heads.fit(engine.world, source, "inverse", changes=True, **how)
         scores = {}
         for n in options.best:
-            dreamer = engine if n == 1 else BestOf(engine, n)
+            dreamer = engine if n == 1 else BestOf(engine, n, every=options.every)
             measured = measure_forks(dreamer, self.forks, world.spec.modelled, lambda frames: None)
             scores[str(n)] = {stream: self._short(table) for stream, table in measured["streams"].items()}
         count = {"transitions": int(self.few.lengths[self.few.split("train")].sum()), "pieces": len(self.few)}
@@ -233,6 +250,11 @@ class Bench:
             "response": table["response"]["mean"],
             "response_interval": table["response"]["interval"],
         }
+
+
+def frames_of(seen: dict[str, np.ndarray]) -> int:
+    """T + 1 of the observations of an episode."""
+    return len(next(iter(seen.values())))
 
 
 def told(true: Dataset, said: Dataset) -> float:
@@ -274,6 +296,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--beta", type=float, default=0.001, help="weight of its divergence (default 0.001)")
     made.add_argument("--size", type=int, default=4, help="numbers of a latent action (default 4)")
     made.add_argument("--best", type=int, nargs="+", default=[1, 2, 4, 8], help="futures to choose among")
+    made.add_argument("--every", type=int, default=1, help="frames after which one is chosen (default 1)")
     made.add_argument("--groups", type=int, default=48, help="moments whose futures are compared (default 48)")
     made.add_argument("--branches", type=int, default=6, help="futures of each (default 6)")
     made.add_argument("--marks", type=int, nargs="+", default=[1, 4, 16], help="horizons (default 1 4 16)")

@@ -337,7 +337,7 @@ def test_the_future_that_fits_its_actions_best_is_taken(line, believed):
     def begun(seeds):
         return engine.start(clip.observations, clip.actions, seeds=seeds)
 
-    after, frame = BestOf(engine, 4).rollout(begun([5, 6, 7]), rows)
+    after, frame = BestOf(engine, 4, every=4).rollout(begun([5, 6, 7]), rows)
     costs, seen = [], []
     for k in range(4):
         state = begun([s if k == 0 else s * 1_000_003 + k for s in (5, 6, 7)])
@@ -354,6 +354,25 @@ def test_the_future_that_fits_its_actions_best_is_taken(line, believed):
     np.testing.assert_allclose(alone.observation["vector"], seen[0], atol=1e-6)
     with pytest.raises(ConfigError, match="recall=2"):
         BestOf(Engine(believed), 4)
+
+
+def test_frames_are_chosen_one_by_one_unless_told_otherwise(line, believed):
+    engine = Engine(believed, recall=2)
+    clip, rows = line.sample(3, 3, np.random.default_rng(0)), np.tile([[[-1.0], [1.0], [1.0], [0.0]]], (3, 1, 1))
+    start = engine.start(clip.observations, clip.actions, seeds=[5, 6, 7])
+    once = BestOf(engine, 4, every=4).rollout(start.fork(1), rows)[1].observation["vector"]
+    many = BestOf(engine, 4).rollout(start.fork(1), rows)[1].observation["vector"]
+    state, steps = start.fork(1), []
+    for t in range(4):
+        state, frame = BestOf(engine, 4, every=4).rollout(state, rows[:, t : t + 1])
+        steps.append(frame.observation["vector"])
+    np.testing.assert_allclose(many, np.concatenate(steps, 1), atol=1e-5)
+    assert np.abs(many - once).max() > 1e-3
+    for wrong in ({"n": 0}, {"n": 2, "every": 0}):
+        with pytest.raises(ConfigError, match="expected at least 1"):
+            BestOf(engine, **wrong)
+    with pytest.raises(ActionError, match="T at least 1"):
+        BestOf(engine, 4).rollout(start, rows[:, :0])
 
 
 # the command line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,13 +39,22 @@ class Frame:
 
 def stacked(frames: Sequence[Frame]) -> Frame:
     """Put frames one after another, on a time axis after the batch axis."""
+    return _merged(frames, np.stack)
+
+
+def joined(frames: Sequence[Frame]) -> Frame:
+    """Put frames that have a time axis one after another."""
+    return _merged(frames, np.concatenate)
+
+
+def _merged(frames: Sequence[Frame], merge: Callable[..., np.ndarray]) -> Frame:
     latent = [f.latent for f in frames if f.latent is not None]
     return Frame(
-        {s: np.stack([f.observation[s] for f in frames], 1) for s in frames[0].observation},
-        np.stack([f.reward for f in frames], 1),
-        np.stack([f.terminated for f in frames], 1),
-        {k: np.stack([f.info[k] for f in frames], 1) for k in frames[0].info},
-        np.stack(latent, 1) if latent else None,
+        {s: merge([f.observation[s] for f in frames], 1) for s in frames[0].observation},
+        merge([f.reward for f in frames], 1),
+        merge([f.terminated for f in frames], 1),
+        {k: merge([f.info[k] for f in frames], 1) for k in frames[0].info},
+        merge(latent, 1) if latent else None,
     )
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from ..engine import Frame
+from ..engine.frame import joined
 from ..errors import ConfigError, did_you_mean
 from ..world import World
 from .entrant import Entrant, WorldEntrant
@@ -124,12 +125,10 @@ class Damaged:
                 )
             now, rows = np.split(rows, [_FORGET - state.time % _FORGET], 1)
             inner, frame = self.entrant.rollout(state.inner, now)
-            frames.append(frame)
+            frames.append(Frame(frame.observation, frame.reward, frame.terminated))
             shown = {name: np.asarray(v)[:, -1] for name, v in frame.observation.items()}
             state = _Session(inner, now[:, -1], shown, state.seeds, state.time + now.shape[1])
-        streams = {n: np.concatenate([f.observation[n] for f in frames], 1) for n in frames[0].observation}
-        reward, ended = (np.concatenate([getattr(f, key) for f in frames], 1) for key in ("reward", "terminated"))
-        return state, Frame(streams, reward, ended)
+        return state, joined(frames)
 
 
 def coarse(world: World, bits: int = _BITS) -> World:
