@@ -54,18 +54,20 @@ def supervision(result: dict[str, Any]) -> str:
 
 
 def latent_actions(result: dict[str, Any]) -> str:
-    """One line a world and arm: the true future is the nearest, by how many futures were to choose among."""
+    """One line a world, arm and horizon: the true future is the nearest, by how many there were to choose from."""
     rows = result["rows"]
     best = list(dict.fromkeys(n for row in rows for n in row["scores"]))
-    lines = [f"| world, arm | {' | '.join(f'best of {n}' for n in best)} | chance | labels right |"]
-    lines.append("|---|" + "---:|" * (len(best) + 2))
+    heads = " | ".join("none chosen" if n == "1" else f"best of {n}" for n in best)
+    lines = [f"| world, arm | frames | chance | {heads} | labels right |", "|---|" + "---:|" * (len(best) + 3)]
     for world, arm in dict.fromkeys((row["world"], row["arm"]) for row in rows):
         own = [row for row in rows if (row["world"], row["arm"]) == (world, arm)]
         tables = {n: [next(iter(row["scores"][n].values())) for row in own] for n in best}
-        cells = [spread([table["row"][-1] for table in tables[n]], 2) for n in best]
-        cells.append(spread([table["chance"][-1] for table in tables[best[0]]], 2))
         told = [row["told"] for row in own if "told" in row]
-        lines.append(f"| {world}, {arm} | {' | '.join(cells)} | {spread(told, 2) if told else ''} |")
+        for number, horizon in enumerate(tables[best[0]][0]["horizons"]):
+            cells = [spread([table["row"][number] for table in tables[n]], 2) for n in best]
+            chance = f"{tables[best[0]][0]['chance'][number]:.2f}"
+            name, right = ("", "") if number else (f"{world}, {arm}", spread(told, 2) if told else "")
+            lines.append(f"| {name} | {horizon} | {chance} | {' | '.join(cells)} | {right} |")
     return "\n".join(lines)
 
 
