@@ -147,6 +147,11 @@ def few(data: Dataset, path: Path, count: int, seed: int) -> Dataset:
     return Dataset(path)
 
 
+def kept(path: Path, make: Callable[[], Dataset]) -> Dataset:
+    """Open a dataset that was made before, or make it."""
+    return Dataset(path) if (path / "dataset.json").exists() else make()
+
+
 class Bench:
     """The arms of one world and seed."""
 
@@ -190,8 +195,7 @@ class Bench:
         if arm == "pseudo":
             named = f"pseudo-{options.labels}-{options.read}"
             path = self.folder / named
-            data = Dataset(path) if (path / "dataset.json").exists() else None
-            data = data or pseudo_label(self.data, self.few, path, budget=options.read, **how)
+            data = kept(path, lambda: pseudo_label(self.data, self.few, path, budget=options.read, **how))
             return self.train(data, named), {"told": told(self.data, data)}
         settings = {"bottleneck": options.bottleneck, "beta": options.beta, "size": options.size}
         named = "-".join(["latent", *map(str, settings.values()), options.learn])
@@ -200,8 +204,7 @@ class Bench:
             model = LatentActions.load(path / "actions")
         else:
             model = learn_actions(self.data, path / "actions", budget=options.learn, **how, **settings)
-        known = (path / "data" / "dataset.json").exists()
-        data = Dataset(path / "data") if known else label(self.data, path / "data", model)
+        data = kept(path / "data", lambda: label(self.data, path / "data", model))
         world = self.train(data, named)
         controls = align(model, self.few, split="train")
         every = align(model, self.data, transitions=4096)
@@ -212,8 +215,7 @@ class Bench:
     def untold(self) -> World:
         """A world that has met no action: one latent action that is always 0, and all controls stand for it."""
         path, silent = self.folder / "frames", LatentConfig(size=1).spec(self.data.spec)
-        data = Dataset(path) if (path / "dataset.json").exists() else None
-        data = data or relabelled(self.data, path, silent, lambda seen: np.zeros((frames_of(seen) - 1, 1)), "none")
+        data = kept(path, lambda: relabelled(self.data, path, silent, nothing, "none"))
         action = self.few.spec.action
         numbers = features(action, self.few.episode(0).actions[:1]).shape[-1]
         controls = Controls(np.zeros((1, numbers)), np.zeros(1), action)
@@ -252,9 +254,9 @@ class Bench:
         }
 
 
-def frames_of(seen: dict[str, np.ndarray]) -> int:
-    """T + 1 of the observations of an episode."""
-    return len(next(iter(seen.values())))
+def nothing(seen: dict[str, np.ndarray]) -> np.ndarray:
+    """The rows of an episode of which no action is known, `(T, 1)`."""
+    return np.zeros((len(next(iter(seen.values()))) - 1, 1))
 
 
 def told(true: Dataset, said: Dataset) -> float:
